@@ -1,0 +1,113 @@
+"""Everything that can go wrong, as a tree.
+
+    FarmError
+    ├── InvalidOrder          the client's fault, found at the door
+    ├── SettingsError         a setting is unknown, missing or impossible
+    ├── ModelError            a model entry or its folder cannot be served
+    │   └── ModelUnavailable  the weights could not be fetched
+    ├── Unavailable           a part the farm stands on does not answer; trying again may help
+    │   ├── StoreUnavailable      the job store (Redis)
+    │   └── ResultsUnavailable    the result store (S3 or a folder)
+    ├── QueueFull             the model's queue holds as many renders as it may
+    ├── IdempotencyConflict   the key was used for another order
+    ├── JobNotFound
+    ├── JobFinished           too late to cancel
+    ├── ResultGone            the record is there, the picture is not
+    └── RenderStopped         a render ended before its picture, and nobody is to blame
+        ├── Canceled              nobody waits for it any more
+        ├── LeaseLost             another worker may hold it now
+        └── GivenBack             this worker is leaving
+    RenderFailed (a FarmError too): this render cannot succeed; carries the code a client sees
+
+The core names the fault; the edge (HTTP, command line) chooses status and words.
+A class's docstring is its default message.
+"""
+
+from __future__ import annotations
+
+import inspect
+
+
+class FarmError(Exception):
+    """Something went wrong in the farm."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or inspect.getdoc(type(self)))
+
+
+class InvalidOrder(FarmError):
+    """The order cannot be accepted."""
+
+    def __init__(self, code: str, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.field = field
+
+
+class SettingsError(FarmError):
+    """A setting is unknown, missing or impossible."""
+
+
+class ModelError(FarmError):
+    """The model cannot be served."""
+
+
+class ModelUnavailable(ModelError):
+    """The model's weights could not be fetched."""
+
+
+class Unavailable(FarmError):
+    """A part of the farm does not answer; try again."""
+
+
+class StoreUnavailable(Unavailable):
+    """The job store does not answer."""
+
+
+class ResultsUnavailable(Unavailable):
+    """The result store does not answer."""
+
+
+class QueueFull(FarmError):
+    """The queue is full; try again later."""
+
+
+class IdempotencyConflict(FarmError):
+    """This Idempotency-Key was used with another order."""
+
+
+class JobNotFound(FarmError):
+    """There is no such job."""
+
+
+class JobFinished(FarmError):
+    """The job has already finished."""
+
+
+class ResultGone(FarmError):
+    """The picture is no longer stored."""
+
+
+class RenderStopped(FarmError):
+    """The render stopped before its picture was ready."""
+
+
+class Canceled(RenderStopped):
+    """Nobody waits for this render any more."""
+
+
+class LeaseLost(RenderStopped):
+    """The lease ran out; another worker may hold this render."""
+
+
+class GivenBack(RenderStopped):
+    """The worker is leaving and gives the render back."""
+
+
+class RenderFailed(FarmError):
+    """The render cannot succeed."""
+
+    def __init__(self, code: str, message: str, *, retryable: bool = False) -> None:
+        super().__init__(message)
+        self.code = code
+        self.retryable = retryable

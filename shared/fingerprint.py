@@ -1,0 +1,35 @@
+"""The name of a render: a hash of everything that decides its pixels, and of nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from shared.jobs import RenderSpec
+
+VERSION = 1
+# How the first noise is drawn: CPU generator, fp32, one image at a time. Another way, another id.
+NOISE_RECIPE = "cpu-fp32-v1"
+
+
+def fingerprint(spec: RenderSpec) -> str:
+    """64 hex digits. Equal for two orders exactly if they ask for the same pixels."""
+    return hashlib.sha256(canonical(spec)).hexdigest()
+
+
+def canonical(spec: RenderSpec) -> bytes:
+    """Sorted, compact UTF-8 JSON of the order with everything that has no effect taken out."""
+    fields = spec.model_dump(mode="json", exclude={"model", "loras"})
+    if not spec.guidance_scale > 1:  # no guidance: the negative prompt is never read
+        fields |= {"guidance_scale": 0.0, "negative_prompt": ""}
+    if spec.init_image_sha256 is None:
+        fields |= {"strength": None, "mask_image_sha256": None}
+    fields["loras"] = [[lora.sha256, lora.scale] for lora in spec.loras if lora.scale]
+    return encode({"version": VERSION, "noise": NOISE_RECIPE, **fields})
+
+
+def encode(value: dict[str, Any]) -> bytes:
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    ).encode()

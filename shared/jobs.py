@@ -1,0 +1,221 @@
+"""What a job and a render are: pure values, their states, and the legal moves.
+
+A job is what a client ordered. A render makes one image of it; jobs that want the same image
+share the render. A job's status is never stored: it is read off its renders (`job_status`).
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from shared.errors import FarmError
+
+RECORD_VERSION = 1
+SEEDS = 2**32  # a CPU generator keeps 32 bits of its seed
+
+
+class RenderState(StrEnum):
+    queued = "queued"
+    running = "running"
+    storing = "storing"
+    succeeded = "succeeded"
+    failed = "failed"
+    canceled = "canceled"
+
+
+class JobStatus(StrEnum):
+    queued = "queued"
+    running = "running"
+    succeeded = "succeeded"
+    failed = "failed"
+    canceled = "canceled"
+    expired = "expired"
+
+
+Q, R, S = RenderState.queued, RenderState.running, RenderState.storing
+OK, FAILED, CANCELED = RenderState.succeeded, RenderState.failed, RenderState.canceled
+
+LEASED = frozenset({R, S})
+FINAL = frozenset({OK, FAILED, CANCELED})
+OPEN = frozenset(RenderState) - FINAL
+
+# The one table of moves. Back to `queued` is a lost or returned lease; queued -> failed is a render
+# that took down its last worker; queued -> succeeded is a stored result found before rendering.
+MOVES: dict[RenderState, frozenset[RenderState]] = {
+    Q: frozenset({R, FAILED, CANCELED}),
+    R: frozenset({Q, S, OK, FAILED, CANCELED}),
+    S: frozenset({Q, OK, FAILED, CANCELED}),
+    OK: frozenset(),
+    FAILED: frozenset(),
+    CANCELED: frozenset(),
+}
+
+
+class IllegalMove(FarmError):
+    """A render cannot make this move."""
+
+
+def move(old: RenderState, new: RenderState) -> RenderState:
+    """The new state. Raises IllegalMove."""
+    if new not in MOVES[old]:
+        raise IllegalMove(f"a render cannot go from {old} to {new}")
+    return new
+
+
+class Record(BaseModel):
+    """A stored value: frozen, and blind to fields that a newer version added."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class LoraRef(Record):
+    name: str
+    sha256: str
+    scale: float
+
+
+class RenderSpec(Record):
+    """Everything that decides the pixels of one image, and nothing else.
+
+    `model_digest` stands for the weights and everything in the model entry that moves pixels.
+    `guidance_scale` <= 1 means no guidance. `shift` is the scheduler's.
+    """
+
+    model: str
+    model_digest: str
+    prompt: str
+    negative_prompt: str = ""
+    width: int  # px
+    height: int  # px
+    steps: int
+    guidance_scale: float
+    shift: float
+    seed: int = Field(ge=0, lt=SEEDS)
+    loras: tuple[LoraRef, ...] = ()
+    init_image_sha256: str | None = None
+    mask_image_sha256: str | None = None
+    strength: float | None = None
+
+    @property
+    def pool(self) -> str:
+        return pool_name(self.model, self.model_digest)
+
+
+def pool_name(model: str, digest: str) -> str:
+    """The workers that may serve one another's renders: same model, same pixels.
+
+    Names the pending set and the Celery queue, so that two versions of an entry never mix.
+    """
+    return f"{model}.{digest[:12]}"
+
+
+class StoredResult(Record):
+    """A complete picture in the result store; `token` names the claim that made it."""
+
+    fingerprint: str
+    token: str
+    content_type: str = "image/png"
+    size_bytes: int
+    sha256: str
+    width: int
+    height: int
+    timings_s: dict[str, float] = {}
+    profile: dict[str, str] = {}
+    stored_at: float  # unix seconds
+
+
+class Failure(Record):
+    code: str
+    message: str
+    retryable: bool = False
+
+
+class Render(Record):
+    """One image in the making. Times are unix seconds by Redis' clock."""
+
+    id: str
+    fingerprint: str
+    pool: str
+    spec: RenderSpec
+    state: RenderState
+    attempt: int = 0
+    losses: int = 0
+    step: int = 0
+    worker: str | None = None
+    queued_at: float
+    started_at: float | None = None
+    finished_at: float | None = None
+    found: bool = False  # its picture was in the result store before anybody rendered it
+    result: StoredResult | None = None
+    error: Failure | None = None
+
+
+Dropped = Literal["canceled", "expired"]
+
+
+class JobImage(Record):
+    """A job's view of one render: `dropped` says that this job stopped waiting for it."""
+
+    index: int
+    render: Render
+    cached: bool
+    dropped: Dropped | None = None
+    dropped_at: float | None = None
+    position: int | None = None  # rank in the pool's queue, 0 = next
+
+    @property
+    def status(self) -> RenderState:
+        return CANCELED if self.dropped else self.render.state
+
+    @property
+    def finished_at(self) -> float | None:
+        return self.dropped_at if self.dropped else self.render.finished_at
+
+
+class Job(Record):
+    """What a client ordered. `input` is resolved: defaults in, aliases folded, seed concrete."""
+
+    id: str
+    owner: str
+    input: dict[str, Any]
+    cache: Literal["use", "bypass"] = "use"
+    priority: Literal["high", "normal", "low"] = "normal"
+    metadata: dict[str, str] = {}
+    created_at: float
+    deadline_at: float | None = None
+    cancel_requested_at: float | None = None
+    images: tuple[JobImage, ...] = ()
+    version: int = RECORD_VERSION
+
+    @property
+    def status(self) -> JobStatus:
+        return job_status(self.images)
+
+    @property
+    def done(self) -> bool:
+        return self.status in JOB_FINAL
+
+
+JOB_FINAL = frozenset(JobStatus) - {JobStatus.queued, JobStatus.running}
+
+
+def job_status(images: tuple[JobImage, ...]) -> JobStatus:
+    """The first that fits: nothing started, not finished, canceled, failed, expired, succeeded."""
+    if any(image.status in OPEN for image in images):
+        untouched = all(image.cached or image.status is Q for image in images)
+        return JobStatus.queued if untouched else JobStatus.running
+    if any(image.status is CANCELED and image.dropped != "expired" for image in images):
+        return JobStatus.canceled
+    if any(image.status is FAILED for image in images):
+        return JobStatus.failed
+    if any(image.dropped == "expired" for image in images):
+        return JobStatus.expired
+    return JobStatus.succeeded
+
+
+def image_seed(seed: int, index: int) -> int:
+    """The seed of image `index`: a seed alone reproduces an image, whatever n was."""
+    return (seed + index) % SEEDS

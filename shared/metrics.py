@@ -1,0 +1,106 @@
+"""Every metric of the farm. Labels come from closed sets: never an id, a key or a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from shared.errors import StoreUnavailable
+from shared.store.port import JobStore
+
+_HTTP_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
+_RENDER_S = (0.03, 0.1, 0.3, 0.5, 1, 2, 3, 5, 8, 13, 21, 34, 60, 120, 300)
+_IDLE_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5, 30)
+
+
+class ApiMetrics:
+    """What one API process counts."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.requests = Counter(
+            "renderfarm_http_requests",
+            "HTTP requests",
+            ["route", "method", "status"],
+            registry=registry,
+        )
+        self.request_seconds = Histogram(
+            "renderfarm_http_request_seconds", "Time to answer", ["route", "method"],
+            buckets=_HTTP_S, registry=registry,
+        )  # fmt: skip
+        self.images = Counter(
+            "renderfarm_images_ordered", "Images ordered, by how the cache answered",
+            ["outcome"], registry=registry,
+        )  # fmt: skip
+        for outcome in ("hit", "attached", "new"):
+            self.images.labels(outcome)
+
+
+class WorkerMetrics:
+    """What one worker counts."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.renders = Counter(
+            "renderfarm_renders", "Renders ended by this worker", ["outcome"], registry=registry
+        )
+        for outcome in ("succeeded", "found", "failed", "canceled", "lost", "given_back"):
+            self.renders.labels(outcome)
+        self.phase_seconds = Histogram(
+            "renderfarm_render_phase_seconds", "Time per phase of a render", ["phase"],
+            buckets=_RENDER_S, registry=registry,
+        )  # fmt: skip
+        self.idle_seconds = Histogram(
+            "renderfarm_worker_idle_seconds", "Time between two renders", buckets=_IDLE_S,
+            registry=registry,
+        )  # fmt: skip
+        self.idle_tickets = Counter(
+            "renderfarm_tickets_idle", "Tickets that found nothing to render", registry=registry
+        )
+        self.loaded_seconds = Gauge(
+            "renderfarm_model_load_seconds", "Time to load and warm up the model", registry=registry
+        )
+
+
+class StoreCollector:
+    """Queue depth, ages and totals, read from the job store at scrape time, the same from any process."""
+
+    def __init__(self, store: JobStore) -> None:
+        self._store = store
+
+    def describe(self) -> list[Metric]:
+        return []  # nothing is read when the registry is built
+
+    def collect(self) -> Iterator[Metric]:
+        try:
+            stats, workers = self._store.stats(), self._store.workers()
+        except StoreUnavailable:
+            yield GaugeMetricFamily("renderfarm_store_up", "1 if the job store answers", value=0)
+            return
+        yield GaugeMetricFamily("renderfarm_store_up", "1 if the job store answers", value=1)
+        pending = GaugeMetricFamily("renderfarm_renders_pending", "Queued renders", labels=["pool"])
+        tickets = GaugeMetricFamily("renderfarm_tickets", "Tickets in the broker", labels=["pool"])
+        for pool in stats.pools:
+            pending.add_metric([pool.pool], pool.pending)
+            tickets.add_metric([pool.pool], pool.tickets)
+        yield pending
+        yield tickets
+        yield GaugeMetricFamily(
+            "renderfarm_leases", "Renders that a worker holds", value=stats.leases
+        )
+        totals = CounterMetricFamily(
+            "renderfarm_store", "Renders by outcome, farm-wide", labels=["outcome"]
+        )
+        for outcome, count in sorted(stats.totals.items()):
+            totals.add_metric([outcome], count)
+        yield totals
+        states = GaugeMetricFamily(
+            "renderfarm_workers", "Workers by state", labels=["pool", "state"]
+        )
+        counted: dict[tuple[str, str], int] = {}
+        for worker in workers:
+            key = (worker.pool, worker.state)
+            counted[key] = counted.get(key, 0) + 1
+        for (pool_name, state), count in sorted(counted.items()):
+            states.add_metric([pool_name, state], count)
+        yield states

@@ -1,0 +1,110 @@
+"""A model is data: one `ModelEntry` per served model, read from `models.toml`."""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from shared.errors import InvalidOrder, ModelError
+from shared.fingerprint import encode
+from shared.jobs import pool_name
+
+SIDE_MULTIPLE_PX = 16
+# The fields that decide pixels. Placement and compile only round: they stand in a result's numeric
+# profile instead, so that tuning a worker does not empty the cache.
+PIXEL_FIELDS = ("source", "revision", "precision", "t5", "max_sequence_length", "engine")
+
+
+class ModelEntry(BaseModel):
+    """One model as it is served. `source` is `hf:REPO`, `dir:FOLDER` or `tiny:OPTIONS`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    title: str = ""
+    source: str = Field(pattern=r"^(hf|dir|tiny):")
+    revision: str = ""
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    t5: Literal["on", "off"] = "on"
+    max_sequence_length: int = Field(256, ge=1, le=512)
+    engine: Literal["diffusers"] = "diffusers"
+    placement: Literal["gpu", "model-offload", "sequential-offload"] = "gpu"
+    compile: Literal["off", "regional", "full"] = "off"
+
+    steps: int = Field(28, ge=1)
+    guidance_scale: float = Field(4.5, ge=0, le=30)
+    shift: float = Field(3.0, gt=0, le=20)
+    width: int = 1024
+    height: int = 1024
+
+    max_steps: int = Field(100, ge=1)
+    min_side_px: int = Field(256, ge=16)
+    max_side_px: int = 2048
+    max_pixels: int = 2048 * 2048
+    step_seconds: float = Field(0.2, gt=0)  # first guess: one step, one megapixel, no guidance
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """64 hex digits over the fields that decide pixels; part of every fingerprint."""
+        return hashlib.sha256(encode({f: getattr(self, f) for f in PIXEL_FIELDS})).hexdigest()
+
+    @property
+    def pool(self) -> str:
+        return pool_name(self.id, self.digest)
+
+    @property
+    def random_weights(self) -> bool:
+        """True where the model was never trained: whatever it draws is noise."""
+        return self.source.startswith("tiny:")
+
+    def predict_seconds(
+        self, *, width: int, height: int, steps: int, guidance_scale: float
+    ) -> float:
+        """Device seconds of one image by this entry's first guess; workers measure the true rate.
+
+        Linear in steps and pixels, doubled by guidance; the two steps stand for text and decode.
+        """
+        passes = 2 if guidance_scale > 1 else 1
+        return self.step_seconds * (steps * passes + 2) * width * height / 2**20
+
+
+class Catalog:
+    """The models of one farm; `find` folds aliases."""
+
+    def __init__(self, entries: list[ModelEntry], default: str) -> None:
+        self.entries = {entry.id: entry for entry in entries}
+        self._names = {alias: entry for entry in entries for alias in (entry.id, *entry.aliases)}
+        self.default = self.find(default)
+
+    def find(self, name: str) -> ModelEntry:
+        """Raises InvalidOrder `model_not_found`."""
+        try:
+            return self._names[name]
+        except KeyError:
+            known = ", ".join(self.entries)
+            message = f"there is no model {name[:100]!r}; this farm knows: {known}"
+            raise InvalidOrder("model_not_found", message, "model") from None
+
+
+def load_catalog(path: Path | None = None, default: str | None = None) -> Catalog:
+    """Read `models.toml`, the shipped one unless `path` names another. Raises ModelError."""
+    name = str(path or "the shipped models.toml")
+    try:
+        text = (path or resources.files("shared") / "models.toml").read_text("utf-8")
+        table: dict[str, Any] = tomllib.loads(text)
+        entries = [ModelEntry(id=key, **fields) for key, fields in table["models"].items()]
+        return Catalog(entries, default or table["default"])
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise ModelError(f"cannot read {name}: {error}") from error
+    except KeyError as error:
+        raise ModelError(f"{name} has no {error}") from error
+    except (ValidationError, TypeError, AttributeError) as error:
+        raise ModelError(f"{name} is not a list of models: {error}") from error
+    except InvalidOrder as error:
+        raise ModelError(f"{name}: {error}") from error

@@ -1,0 +1,41 @@
+"""The ResultStore port: pictures that stay, under the name of what decides their pixels.
+
+    renders/<fingerprint>/<token>.png    the lossless master
+    renders/<fingerprint>/<token>.json   what is known of it, written second: its presence says
+                                         that the picture is complete
+
+`token` names the claim that made the picture and sorts by time, so a zombie's late upload lies
+beside the published picture and never over it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from shared.jobs import StoredResult
+
+
+class ResultStore(Protocol):
+    """Thread-safe. Every method raises ResultsUnavailable when the storage does not answer."""
+
+    def put(self, result: StoredResult, png: bytes, details: dict[str, Any]) -> None:
+        """Keep the picture, then its record with `details` (settings, versions) beside it.
+
+        Idempotent: the same token may be put again after a failure half way.
+        """
+
+    def find(self, fingerprint: str) -> StoredResult | None:
+        """The oldest complete result of this fingerprint; None when there is none.
+
+        An unreadable or foreign record is passed over.
+        """
+
+    def read(self, result: StoredResult, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+        """The picture's bytes [start, end) in pieces. Raises ResultGone, before the first piece."""
+
+    def delete(self, result: StoredResult) -> None:
+        """Take the record away, then the picture; nothing happens if they are gone already."""
+
+    def check(self) -> None:
+        """Return if the storage can be read and written now."""

@@ -1,0 +1,172 @@
+"""Every knob of the farm, read once from `FARM_*` variables. An unknown name refuses to start."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+from shared.errors import SettingsError
+
+PREFIX = "FARM_"
+
+
+def knob(default: object, description: str, **limits: Any) -> Any:
+    return Field(default, description=description, **limits)
+
+
+class Settings(BaseModel):
+    """Frozen. Times are seconds (`_s`). An empty value means: use the default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # where things are
+    redis_url: SecretStr = knob(
+        SecretStr("redis://127.0.0.1:6379/0"),
+        "Redis or Valkey, 6.2 or newer, with AOF and `noeviction`; `renderfarm up` starts its own unless this is set",
+    )
+    data_dir: Path = knob(
+        Path("data"), "Folder of `renderfarm up`: Redis data, pictures, logs, the tiny model"
+    )
+    models_file: Path | None = knob(None, "A `models.toml` of your own instead of the shipped one")
+    default_model: str | None = knob(
+        None,
+        "Model of an order that names none, and of a worker that is told none; else the file's `default`",
+    )
+    model_cache_dir: Path | None = knob(
+        None, "Where downloaded and built models lie; else `models` in the data folder"
+    )
+    hf_endpoint: str | None = knob(None, "A mirror of Hugging Face to download from")
+    hf_token: SecretStr | None = knob(None, "Hugging Face token for gated models")
+
+    # the result store
+    s3_bucket: str | None = knob(None, "Bucket for pictures; without it they lie in a local folder")
+    s3_endpoint: str | None = knob(None, "URL of an S3-compatible server; without it AWS")
+    s3_region: str = knob("us-east-1", "Region to sign for")
+    s3_access_key: SecretStr | None = knob(
+        None, "Access key; without it boto3's own search (environment, profile, role)"
+    )
+    s3_secret_key: SecretStr | None = knob(None, "Secret key")
+    s3_path_style: bool = knob(True, "`endpoint/bucket/key` URLs instead of `bucket.endpoint/key`")
+    s3_prefix: str = knob("", "Put before every object name, such as `farm-a/`")
+    results_dir: Path | None = knob(
+        None, "Local folder for pictures; else `results` in the data folder"
+    )
+
+    # the API
+    host: str = knob("127.0.0.1", "Address the API binds")
+    port: int = knob(8000, "Port the API binds", ge=0, le=65535)
+    public_url: str | None = knob(
+        None, "What absolute URLs start with, when clients reach the API by another name"
+    )
+    trust_proxy: bool = knob(False, "Believe `X-Forwarded-Proto` and `X-Forwarded-Host`")
+    api_keys: SecretStr = knob(
+        SecretStr(""),
+        "Keys as `owner:key`, separated by spaces; `owner:key:admin` may see every job. None: open, on loopback only",
+    )
+    allow_open: bool = knob(False, "Serve without keys on an address that is not loopback")
+    signing_secret: SecretStr | None = knob(
+        None, "Signs file URLs; without it one is made and kept in Redis"
+    )
+    file_url_ttl_s: int = knob(3600, "How long a signed file URL opens", ge=2)
+    max_n: int = knob(10, "Most images in one job", ge=1, le=100)
+    max_queue: int = knob(100_000, "Most queued renders of one model", ge=1)
+    max_body_mb: int = knob(48, "Largest request body, MiB", ge=1)
+    job_retention_s: int = knob(604_800, "How long a finished job is remembered", ge=60)
+    metrics_token: SecretStr | None = knob(None, "If set, `/metrics` wants it as a Bearer token")
+
+    # the workers
+    worker_name: str | None = knob(None, "Name of this worker's slot; else host name and device")
+    device: str = knob("auto", "`auto`, `cpu`, `cuda` or `cuda:N`")
+    torch_threads: int = knob(
+        0, "CPU threads of one worker; 0: 1 on a CPU, torch's choice on a GPU", ge=0
+    )
+    lease_s: float = knob(
+        6.0, "A render whose lease was not renewed for so long is given to another worker", ge=0.2
+    )
+    max_render_s: float = knob(
+        1800.0, "A render that runs longer is hung: its lease is no longer renewed", gt=0
+    )
+    max_losses: int = knob(3, "A render that lost so many workers fails as `worker_lost`", ge=1)
+    drain_s: float = knob(
+        60.0,
+        "After SIGTERM a worker may finish its render for so long before it gives it back",
+        ge=0,
+    )
+    liveness_file: Path | None = knob(
+        None, "Touched every second by a worker that is well; for container probes"
+    )
+    worker_metrics_port: int | None = knob(
+        None, "Serve this worker's Prometheus metrics on this port", ge=0, le=65535
+    )
+
+    # all
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = knob(
+        "INFO", "Least severe line that is logged"
+    )
+    log_format: Literal["json", "text"] = knob("json", "`json` for machines, `text` for people")
+
+    @property
+    def cache_dir(self) -> Path:
+        return self.model_cache_dir or self.data_dir / "models"
+
+    @property
+    def local_results_dir(self) -> Path:
+        return self.results_dir or self.data_dir / "results"
+
+
+def load_settings(environ: Mapping[str, str] = os.environ) -> Settings:
+    """Raises SettingsError, which names every bad variable and never shows a value."""
+    given = {name: value for name, value in environ.items() if name.startswith(PREFIX) and value}
+    fields = {name.removeprefix(PREFIX).lower(): value for name, value in given.items()}
+    unknown = [
+        name for name in given if name.removeprefix(PREFIX).lower() not in Settings.model_fields
+    ]
+    if unknown:
+        raise SettingsError("; ".join(map(_unknown, sorted(unknown))))
+    try:
+        return Settings.model_validate(fields)
+    except ValidationError as error:
+        faults = (
+            f"{variable(str(e['loc'][0]))}: {e['msg']}" for e in error.errors(include_input=False)
+        )
+        raise SettingsError("; ".join(faults)) from None
+
+
+def variable(field: str) -> str:
+    return PREFIX + field.upper()
+
+
+def _unknown(name: str) -> str:
+    close = difflib.get_close_matches(name, map(variable, Settings.model_fields), n=1)
+    hint = f", did you mean {close[0]}?" if close else "; `renderfarm settings` lists them all"
+    return f"unknown setting {name}{hint}"
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """The variables that make the same settings in a child process."""
+
+    def text(value: object) -> str:
+        return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+
+    values = {name: getattr(settings, name) for name in Settings.model_fields}
+    return {variable(name): text(value) for name, value in values.items() if value is not None}
+
+
+def table() -> str:
+    """The settings as a Markdown table."""
+    rows = ["| variable | default | what it does |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        default = field.default
+        shown = default.get_secret_value() if isinstance(default, SecretStr) else default
+        cell = (
+            ""
+            if shown in (None, "")
+            else f"`{str(shown).lower() if isinstance(shown, bool) else shown}`"
+        )
+        rows.append(f"| `{variable(name)}` | {cell} | {field.description} |")
+    return "\n".join(rows)

@@ -1,0 +1,192 @@
+"""The JobStore port: the one place where jobs, renders, leases and order are decided.
+
+Every method is one atomic step and may be repeated: with the same ids and token it has the same
+effect once. Every method raises StoreUnavailable when the store does not answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from shared.jobs import Failure, Job, Record, RenderSpec, StoredResult
+
+WEIGHTS = {"high": 4.0, "normal": 1.0, "low": 0.25}
+Hold = Literal["held", "cancel", "lost"]
+
+
+@dataclass(slots=True, frozen=True)
+class Order:
+    """One image that a job asks for. `render_id` names the render if a new one is needed."""
+
+    render_id: str
+    fingerprint: str
+    spec: RenderSpec
+    cost_s: float  # predicted device seconds
+
+
+@dataclass(slots=True, frozen=True)
+class Submission:
+    """`idempotency` is (key, hash of the body); `job.images` is empty, `orders` says what to make."""
+
+    job: Job
+    orders: Sequence[Order]
+    idempotency: tuple[str, str] | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class Submitted:
+    job: Job
+    replayed: bool = False
+    hits: int = 0  # images that were stored already
+    attached: int = 0  # images that another job is waiting for too
+    made: int = 0  # new renders
+
+
+@dataclass(slots=True, frozen=True)
+class Claim:
+    """A leased render. `token` fences every later write; `fresh`: do not look for a stored result."""
+
+    render_id: str
+    token: str
+    fingerprint: str
+    spec: RenderSpec
+    attempt: int
+    fresh: bool
+    jobs: tuple[str, ...]
+    queued_at: float
+    claimed_at: float
+
+
+@dataclass(slots=True, frozen=True)
+class Moved:
+    """What a chore changed, for its log line: render ids, or job ids for `expired`."""
+
+    requeued: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
+    expired: tuple[str, ...] = ()
+
+
+class LoadingStep(Record):
+    name: str
+    status: Literal["waiting", "running", "done", "skipped", "failed"]
+    seconds: float | None = None
+
+
+class WorkerStatus(Record):
+    """One worker's heartbeat. `steps` are the loading steps reached."""
+
+    name: str
+    pool: str
+    model: str
+    state: Literal["loading", "ready", "busy", "draining", "failed", "lost"]
+    device: str = ""
+    pid: int = 0
+    host: str = ""
+    render: str | None = None
+    steps: tuple[LoadingStep, ...] = ()
+    error: str | None = None
+    last_seen_at: float = 0.0
+
+
+class PoolStats(Record):
+    pool: str
+    pending: int
+    tickets: int
+    oldest_queued_at: float | None = None
+
+
+class Stats(Record):
+    """Read at scrape time. `totals` counts since the store was made: succeeded, failed, lost, ..."""
+
+    pools: tuple[PoolStats, ...] = ()
+    leases: int = 0
+    totals: dict[str, int] = {}
+
+
+class JobStore(Protocol):
+    # the API's side
+    def submit(self, submission: Submission) -> Submitted:
+        """Take the whole job in one step: replay, cache, single-flight, pending, tickets, record.
+
+        Raises QueueFull, IdempotencyConflict. O(n log queued).
+        """
+
+    def get(self, job_id: str) -> Job:
+        """The job, its renders and their queue positions at one moment. Raises JobNotFound."""
+
+    def cancel(self, job_id: str) -> Job:
+        """Stop waiting for its unfinished images; renders that nobody else wants end.
+
+        Raises JobNotFound, JobFinished (it had finished before anybody asked to cancel it).
+        """
+
+    def forget(self, fingerprint: str, render_id: str) -> None:
+        """The picture of this render is gone: answer nobody from it any more."""
+
+    # the worker's side
+    def claim(self, pool: str, token: str, slot: str, worker: str, lease_s: float) -> Claim | None:
+        """Lease the pending render with the lowest start tag; None when nothing waits.
+
+        The same token gets the same render again while it still holds it. O(log n).
+        Source: start-time fair queueing, Goyal, Vin and Cheng, SIGCOMM 1996.
+        """
+
+    def renew(self, steps: Mapping[str, tuple[str, int]], lease_s: float) -> dict[str, Hold]:
+        """Extend leases and report progress: {token: (render id, step)} -> {token: its standing}."""
+
+    def storing(self, render_id: str, token: str) -> bool:
+        """The pixels are there and the device is free. False: the lease is lost."""
+
+    def close(
+        self,
+        render_id: str,
+        token: str,
+        outcome: StoredResult | Failure | None,
+        *,
+        found: bool = False,
+        device_s: float = 0.0,
+    ) -> bool:
+        """End the render: a result, a failure, or None for canceled. False: the lease is lost.
+
+        `found`: the result was stored before. `device_s` corrects later cost predictions.
+        """
+
+    def release(self, render_id: str, token: str, *, lost: bool) -> bool:
+        """Give the render back to its old place in the queue. False: the lease was lost already.
+
+        `lost`: its worker died; the last allowed loss fails the render as `worker_lost`.
+        """
+
+    def adopt(self, slot: str) -> Moved:
+        """Give back, as lost, what an earlier process on this slot still holds."""
+
+    def heartbeat(self, status: WorkerStatus, ttl_s: float) -> None:
+        """Say that the worker lives. After `ttl_s` of silence it shows as lost."""
+
+    def leave(self, name: str) -> None:
+        """The worker ended in order and is forgotten."""
+
+    # the chores' side
+    def reap(self) -> Moved:
+        """Give back renders whose lease ran out."""
+
+    def expire(self) -> Moved:
+        """Drop images of jobs past their deadline that have not started."""
+
+    def reconcile(self) -> int:
+        """Top up tickets so that free workers find one; how many were added."""
+
+    def audit(self) -> Moved:
+        """Repair what only a damaged log of the store produces; O(renders)."""
+
+    # everybody's
+    def workers(self) -> list[WorkerStatus]: ...
+
+    def stats(self) -> Stats: ...
+
+    def secret(self, name: str, proposal: str) -> str:
+        """The farm's secret of this name: `proposal` if there is none yet."""
+
+    def ping(self) -> None: ...

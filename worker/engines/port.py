@@ -1,0 +1,40 @@
+"""The Renderer port: a settings record in, plain pixels out. Tensors never leave an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from shared.jobs import RenderSpec
+
+
+@dataclass(slots=True, frozen=True)
+class Picture:
+    """One rendered image.
+
+    `rgb` is uint8, (height, width, 3), row by row. `timings_s` has `text`, `denoise`, `decode`.
+    `profile` names what moves rounding: dtype, device, library versions.
+    """
+
+    rgb: bytes
+    width: int
+    height: int
+    timings_s: dict[str, float]
+    profile: dict[str, str]
+
+
+OnStep = Callable[[int, int], None]  # (steps done, steps in all); may raise RenderStopped
+
+
+class Renderer(Protocol):
+    """One device, one loaded pipeline. Not thread-safe: one render at a time, always one thread."""
+
+    def warm_up(self) -> None:
+        """Render a small image and check that it is one. Raises ModelError."""
+
+    def render(self, spec: RenderSpec, on_step: OnStep) -> Picture:
+        """Raises RenderFailed, or whatever `on_step` raised; the engine stays usable after both.
+
+        Cannot interrupt a step in progress.
+        """
