@@ -71,14 +71,13 @@ def encode_outcome(outcome: StoredResult | Failure | None) -> tuple[str, str, st
     return "canceled", "", ""
 
 
-def decode_job(job_id: str, seen: list[Any]) -> Job:
+def decode_job(seen: list[Any]) -> Job:
     """From a snapshot: [now, job hash, [render, render hash, rank or -1], ...]."""
     fields = _pairs(seen[1])
     images = tuple(_image(index, entry, fields) for index, entry in enumerate(seen[2:]))
     return Job.model_validate(
         {
             **json.loads(fields["record"]),
-            "id": job_id,
             "created_at": fields["created_at"],
             "deadline_at": fields.get("deadline_at"),
             "cancel_requested_at": fields.get("cancel_requested_at"),

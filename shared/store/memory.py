@@ -370,7 +370,10 @@ class MemoryJobStore:
             pools: dict[str, int] = {entry.render.pool: 0 for entry in self._renders.values()}
             for render in self._pending():
                 pools[self._renders[render].render.pool] += 1
-            sizes = (PoolStats(pool=p, pending=n, tickets=0) for p, n in sorted(pools.items()))
+            sizes = (
+                PoolStats(pool=pool, pending=n, tickets=0, rate=self._rates.get(pool))
+                for pool, n in sorted(pools.items())
+            )
             leases = sum(entry.render.state in LEASED for entry in self._renders.values())
             return Stats(pools=tuple(sizes), leases=leases, totals=dict(self._totals))
 

@@ -97,7 +97,7 @@ class PoolStats(Record):
     pool: str
     pending: int
     tickets: int
-    oldest_queued_at: float | None = None
+    rate: float | None = None  # measured / predicted device seconds; None: nothing measured yet
 
 
 class Stats(Record):

@@ -115,14 +115,14 @@ class RedisJobStore:
         if answer[0] == "conflict":
             raise IdempotencyConflict
         how, seen, hits, attached, made = answer
-        return Submitted(codec.decode_job(job.id, seen), how == "replayed", hits, attached, made)
+        return Submitted(codec.decode_job(seen), how == "replayed", hits, attached, made)
 
     @_translated
     def get(self, job_id: str) -> Job:
         seen = self._run("get", job_id)
         if seen is None:
             raise JobNotFound
-        return codec.decode_job(job_id, seen)
+        return codec.decode_job(seen)
 
     @_translated
     def cancel(self, job_id: str) -> Job:
@@ -131,7 +131,7 @@ class RedisJobStore:
             raise JobNotFound
         if how == "finished":
             raise JobFinished
-        return codec.decode_job(job_id, seen[0])
+        return codec.decode_job(seen[0])
 
     @_translated
     def forget(self, fingerprint: str, render_id: str) -> None:
@@ -222,10 +222,11 @@ class RedisJobStore:
         for pool in pools:
             pipe.zcard(KEYS["pending"] + pool)
             pipe.llen(queue_name(pool))
+            pipe.get(KEYS["rate"] + pool)
         leases, totals, *sizes = pipe.execute()
-        pairs = zip(pools, sizes[::2], sizes[1::2], strict=True)
+        rows = zip(pools, sizes[::3], sizes[1::3], sizes[2::3], strict=True)
         return Stats(
-            pools=tuple(PoolStats(pool=p, pending=n, tickets=t) for p, n, t in pairs),
+            pools=tuple(PoolStats(pool=p, pending=n, tickets=t, rate=r) for p, n, t, r in rows),
             leases=leases,
             totals={outcome: int(count) for outcome, count in totals.items()},
         )
