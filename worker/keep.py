@@ -10,8 +10,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from threading import BoundedSemaphore
 from typing import Any
 
-from shared.errors import FarmError, ResultsUnavailable
 from shared.images import PictureInfo, encode_png
+
+from shared.errors import FarmError, ResultsUnavailable
 from shared.jobs import Failure, StoredResult
 from shared.logs import event
 from shared.metrics import WorkerMetrics

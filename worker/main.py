@@ -12,9 +12,9 @@ from typing import Any
 
 from celery import signals
 from prometheus_client import CollectorRegistry, start_http_server
+from shared.images import PictureInfo
 
 from shared.errors import FarmError
-from shared.images import PictureInfo
 from shared.keys import queue_name
 from shared.logs import event, setup
 from shared.metrics import WorkerMetrics

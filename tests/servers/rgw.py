@@ -109,8 +109,19 @@ class Rgw:
 
     def _make_certificate(self) -> None:
         self._run(
-            *"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2".split(),
-            *"-subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1".split(),
+            *[
+                "openssl",
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:P-256",
+                "-nodes",
+                "-days",
+                "2",
+            ],
+            *["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"],
             *("-keyout", "key.pem", "-out", "cert.pem"),
         )
 

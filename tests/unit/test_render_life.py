@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
+from shared.images import PictureInfo
 
 from shared.errors import RenderFailed, ResultsUnavailable
-from shared.images import PictureInfo
 from shared.jobs import JobStatus, RenderSpec, RenderState, StoredResult
 from shared.metrics import WorkerMetrics
 from shared.store.memory import MemoryJobStore
