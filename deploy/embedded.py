@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
 import shutil
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Literal
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from deploy.lock import lock, sign
 from deploy.tether import tethered
@@ -22,7 +23,7 @@ from shared.errors import SettingsError, StoreUnavailable
 OLDEST = (6, 2)
 READY_S = 10.0
 STOP_S = 10.0
-LOCK_PATIENCE_S = 5.0  # a server whose supervisor was killed needs a moment to end
+LOCK_PATIENCE_S = 2.0  # a server whose supervisor was killed needs a moment to end
 
 _POLL_S = 0.01
 _CONF = """\
@@ -128,8 +129,8 @@ class EmbeddedRedis:
         text = _CONF.format(port=self._port, password=self._password, fsync=self._fsync)
         aside = self._conf.with_suffix(".new")
         aside.unlink(missing_ok=True)
-        with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(text)
+        aside.touch(mode=0o600)
+        aside.write_text(text)
         aside.replace(self._conf)
 
     def _kept(self) -> dict[str, str]:
@@ -152,7 +153,8 @@ class EmbeddedRedis:
 
     def _await_ping(self) -> None:
         deadline = time.monotonic() + READY_S
-        with redis.Redis.from_url(self.url, socket_timeout=1) as client:
+        impatient = Retry(NoBackoff(), 0)  # the loop below is the retry
+        with redis.Redis.from_url(self.url, socket_timeout=1, retry=impatient) as client:
             while True:
                 try:
                     client.ping()
