@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
-from shared.images import PictureInfo
 
 from shared.errors import RenderFailed, ResultsUnavailable
+from shared.images import PictureInfo
 from shared.jobs import JobStatus, RenderSpec, RenderState, StoredResult
 from shared.metrics import WorkerMetrics
 from shared.store.memory import MemoryJobStore
@@ -108,7 +108,7 @@ class Farm:
         return self.registry.get_sample_value("renderfarm_renders_total", {"outcome": outcome}) or 0
 
 
-def _describe(claim: Claim) -> PictureInfo:
+def _describe(claim: Claim, picture: Picture) -> PictureInfo:
     return PictureInfo.of(claim.spec, claim.fingerprint, random_weights=True)
 
 
