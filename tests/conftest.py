@@ -1,0 +1,52 @@
+"""Fixtures that more than one folder of tests uses. Servers start when a test first asks."""
+
+import secrets
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from deploy.embedded import EmbeddedRedis
+from tests.servers import need
+from tests.servers.engines import ENGINES, engine_binary
+from tests.servers.grounds import Bucket
+from tests.servers.rgw import PROGRAMS, Rgw
+
+
+@pytest.fixture(scope="session")
+def rgw() -> Iterator[Rgw]:
+    """A real S3 server, one for the whole run: take a bucket of your own."""
+    need(*PROGRAMS)
+    with tempfile.TemporaryDirectory(prefix="rgw-") as folder, Rgw(Path(folder)) as server:
+        yield server
+
+
+@pytest.fixture
+def make_bucket(rgw: Rgw, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Bucket]:
+    """Makes a bucket whose stores speak "http" or "https" to the server."""
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(rgw.certificate))
+    endpoints = {"http": rgw.http, "https": rgw.https}
+    return lambda scheme: Bucket(rgw, endpoints[scheme], f"farm-{secrets.token_hex(6)}")
+
+
+@pytest.fixture(scope="session", params=ENGINES)
+def redis_binary(request: pytest.FixtureRequest) -> Path:
+    """The server binary of each engine that the farm supports."""
+    return engine_binary(request.param)
+
+
+@pytest.fixture(scope="session")
+def redis_engine(redis_binary: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("redis")
+    with EmbeddedRedis(folder, binary=redis_binary, appendfsync="everysec") as server:
+        yield server.url
+
+
+@pytest.fixture
+def redis_server(redis_engine: str) -> str:
+    """The URL of an empty Redis server with a password; each test runs once per engine."""
+    with redis.Redis.from_url(redis_engine) as client:
+        client.flushall()
+    return redis_engine
