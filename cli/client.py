@@ -6,14 +6,16 @@ import ipaddress
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 import httpx2
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
+from cli.answers import FarmStatus, Job, Trained, View
 from shared.errors import FarmError, Unavailable
-from shared.jobs import JobStatus, RenderState
+
+V = TypeVar("V", bound=View)
 
 WORTH_A_RETRY = frozenset({429, 502, 503, 504})
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 2.0
@@ -36,78 +38,6 @@ class Unreachable(Unavailable):
     """The farm cannot be reached, or does not work."""
 
     exit_code = 3
-
-
-class View(BaseModel):
-    """A part of an answer; fields that a newer farm added are ignored."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-V = TypeVar("V", bound=View)
-
-
-class Problem(View):
-    code: str
-    message: str
-
-
-class Progress(View):
-    step: int
-    steps: int
-
-
-class Image(View):
-    index: int
-    seed: int
-    status: RenderState
-    cached: bool = False
-    progress: Progress
-    url: str | None = None
-    error: Problem | None = None
-
-
-class Job(View):
-    id: str = Field(pattern=r"^[A-Za-z0-9_-]+$")  # becomes part of a file name
-    status: JobStatus
-    done: bool
-    cached: bool
-    input: dict[str, Any]
-    images: tuple[Image, ...]
-    queue_position: int | None = None
-    error: Problem | None = None
-    poll_s: float = Field(1.0, exclude=True)  # how long to wait before looking again
-
-
-class Trained(View):
-    random_weights: bool = False
-
-
-class LoadingStep(View):
-    name: str
-    status: Literal["waiting", "running", "done", "skipped", "failed"]
-    seconds: float | None = None
-
-
-class Worker(View):
-    state: str
-    steps: tuple[LoadingStep, ...] = ()
-    error: str | None = None
-
-
-class Model(View):
-    id: str
-    ready: bool
-    workers: tuple[Worker, ...] = ()
-
-
-class FarmStatus(View):
-    ready: bool
-    reason: str | None = None
-    models: tuple[Model, ...] = ()
-
-    def model(self, name: str) -> Model:
-        return next((m for m in self.models if m.id == name), Model(id=name, ready=False))
 
 
 class FarmClient:

@@ -15,7 +15,8 @@ from typing import Any
 
 import click
 
-from cli.client import FarmClient, Image, Job
+from cli.answers import Image, Job
+from cli.client import FarmClient
 from cli.screen import JobScreen
 from shared.errors import FarmError
 from shared.jobs import JobStatus, RenderState

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.spinner import Spinner
 from rich.text import Text
 
-from cli.client import FarmStatus, Image, Job, LoadingStep, Worker
+from cli.answers import FarmStatus, Image, Job, LoadingStep, Worker
 from shared.jobs import RenderState
 
 

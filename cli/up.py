@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import signal
-import sys
 import time
 from contextlib import suppress
-from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
 
 import click
 
-from cli.client import FarmClient, FarmStatus
+from cli.answers import FarmStatus
+from cli.client import FarmClient
+from cli.hints import base_url, how_to_use
 from cli.screen import FarmScreen
 from cli.settings import overridden
 from deploy.children import Report
 from deploy.local import LocalFarm, Server, bindable
+from deploy.lock import lock
 from deploy.slots import choose_slots, find_gpus
 from shared.errors import FarmError
 from shared.models import ModelEntry, load_catalog
@@ -26,7 +25,6 @@ from shared.settings import Settings, load_settings
 
 TICK_S = 0.1
 TICKS_PER_LOOK = 3  # how often /status is read while the farm starts
-PROMPT = "a lighthouse at dusk"
 
 
 @click.command()
@@ -62,8 +60,6 @@ def up(
     slots = choose_slots(gpus, workers, settings.device, find_gpus())
     port = bindable(settings.host, settings.port)
     settings = overridden(settings, port=port, default_model=entry.id)
-
-    from deploy.embedded import lock
 
     with lock(settings.data_dir), Interrupts() as interrupts, FarmScreen() as screen:
         _greet(entry, len(slots), screen.say)
@@ -137,48 +133,6 @@ class Interrupts:
         self.heard += 1
 
 
-def base_url(settings: Settings) -> str:
-    """The API as this machine reaches it."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
-    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
-
-
-def how_to_use(settings: Settings, entry: ModelEntry) -> str:
-    """What to open, what to paste. Says nothing secret: a key is named by its variable."""
-    url = base_url(settings)
-    key = (
-        ' -H "Authorization: Bearer $RENDERFARM_KEY"'
-        if settings.api_keys.get_secret_value()
-        else ""
-    )
-    return "\n".join(
-        [
-            f"ready: model {entry.id}, data in {settings.data_dir}, logs in {settings.data_dir / 'logs'}",
-            f"  page  {url}/",
-            f"  docs  {url}/docs",
-            f"  API   {url}/jobs",
-            *(["  RENDERFARM_KEY must hold one of FARM_API_KEYS' keys for these:"] if key else []),
-            "",
-            curl_line(url, key),
-            "",
-            f'{_program()} render "{PROMPT}" --seed 42 -o out/ --url {url}',
-            "",
-            "Ctrl-C ends the farm.",
-        ]
-    )
-
-
-def curl_line(url: str, key: str = "") -> str:
-    """One line of POSIX shell: order a job, ask for its picture until it is there."""
-    order = f"""'{{"prompt": "{PROMPT}"}}'"""
-    return (
-        f"job=$(curl -sS{key} {url}/jobs -H 'Content-Type: application/json' -d {order}"
-        " | grep -o 'job_[0-9A-Z]*' | head -n 1)"
-        f"; while [ \"$(curl -sS{key} -o lighthouse.png -w '%{{http_code}}' {url}/jobs/$job/result)\""
-        " = 202 ]; do sleep 0.2; done; ls -l lighthouse.png"
-    )
-
-
 def _greet(entry: ModelEntry, workers: int, say: Report) -> None:
     say(f"starting {workers} worker{'s' * (workers != 1)} for model {entry.id}: {entry.title}")
     if entry.random_weights:
@@ -200,11 +154,3 @@ def _look(client: FarmClient) -> FarmStatus | None:
     with suppress(FarmError):
         return client.status()
     return None
-
-
-def _program() -> str:
-    """How this command is typed here."""
-    script = Path(sys.executable).parent / "renderfarm"
-    if shutil.which("renderfarm") or not script.exists():
-        return "renderfarm"
-    return os.path.relpath(script)

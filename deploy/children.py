@@ -1,22 +1,22 @@
 """Child processes that are kept alive: start, watch, start again after a growing pause, end.
 
-Pure of farm knowledge and of threads: `Child.tick` never blocks. Linux ends a child when the
+Pure of farm knowledge and of threads: `Child.tick` never blocks. Linux kills a child when the
 thread that started it ends, so start children from the thread that outlives them.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+from deploy.tether import tethered
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 10.0
 SETTLED_S = 30.0  # a child that lived so long gets the short pause again
@@ -36,7 +36,7 @@ class Clock(Protocol):
 
 @dataclass(slots=True, frozen=True)
 class Program:
-    """What to run. An exit code in `final_codes` means that starting again cannot help."""
+    """What to run; `argv[0]` is a path. An exit code in `final_codes` means that starting again cannot help."""
 
     name: str
     argv: tuple[str, ...]
@@ -117,13 +117,12 @@ class Child:
         try:
             with self.program.log.open("ab") as log:
                 self._process = subprocess.Popen(  # noqa: S603
-                    self.program.argv,
+                    tethered(self.program.argv, signal.SIGKILL),
                     env=dict(self.program.env),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
                     start_new_session=True,  # Ctrl-C in the terminal is the supervisor's alone
-                    preexec_fn=die_with_parent(),
                 )
         except OSError as error:
             self._bury(f"cannot start: {error}", None)
@@ -179,17 +178,3 @@ def rotate(log: Path) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     if log.exists() and log.stat().st_size > LARGE_LOG_BYTES:
         log.replace(log.with_name(log.name + ".1"))
-
-
-def die_with_parent() -> Callable[[], None] | None:
-    """For `preexec_fn`: Linux kills the process when the thread that started it ends."""
-    if sys.platform != "linux":
-        return None
-    parent, prctl, set_death_signal = os.getpid(), ctypes.CDLL(None).prctl, 1
-
-    def ask() -> None:
-        prctl(set_death_signal, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before we could ask
-            os._exit(1)
-
-    return ask

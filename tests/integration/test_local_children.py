@@ -136,7 +136,7 @@ def test_a_final_exit_code_is_not_tried_again_and_its_last_words_are_kept(child,
 
 def test_a_program_that_cannot_start_is_tried_again(tmp_path, clock):
     reports = []
-    program = Program("ghost", (str(tmp_path / "no-such-program"),), {}, tmp_path / "ghost.log")
+    program = Program("ghost", (sys.executable, "-V"), {}, log=tmp_path)  # a folder is no log
     one = Child(program, reports.append, clock)
 
     one.start()

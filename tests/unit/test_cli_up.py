@@ -8,10 +8,10 @@ from fastapi import FastAPI
 from fastapi.responses import JSONResponse, Response
 from loopback import serving
 
-from cli.client import FarmStatus
+from cli.answers import FarmStatus
+from cli.hints import base_url, curl_line, how_to_use
 from cli.main import main
 from cli.screen import FarmScreen, describe
-from cli.up import base_url, curl_line, how_to_use
 from shared.models import load_catalog
 from shared.settings import Settings, load_settings, variable
 
