@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
@@ -15,6 +15,7 @@ from shared.store.port import Claim, JobStore, LoadingStep, WorkerStatus
 from shared.store.redis_store import RedisJobStore, StoreConfig, connect
 from shared.tickets import ticket_template
 from tests.orders import POOL, stored, submission
+from tests.waiting import wait_until
 
 MAX_LOSSES, MAX_QUEUE = 3, 50
 LEASE_S = 30.0
@@ -42,13 +43,6 @@ def claim(
 
 def finish(store: JobStore, taken: Claim) -> None:
     assert store.close(taken.render_id, taken.token, stored(taken.fingerprint, taken.token))
-
-
-def wait_until(condition: Callable[[], bool], limit_s: float = 5.0) -> None:
-    end = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.01)
 
 
 # --------------------------------------------------------------------------- the road of one job
