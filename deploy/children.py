@@ -22,6 +22,7 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 10.0
 SETTLED_S = 30.0  # a child that lived so long gets the short pause again
 LARGE_LOG_BYTES = 10 * 2**20
 LOOK_S = 0.02
+WORDS_LENGTH = 300
 STRAGGLER_S = 2.0  # what a child itself started may take so long to leave after it
 
 Report = Callable[[str], None]
@@ -106,10 +107,10 @@ class Child:
         self.gave_up = True
 
     def last_words(self) -> str:
-        """The last line of its log that is not empty."""
+        """The last line of its log, cut to a length that people read."""
         with suppress(OSError):
-            lines = self.program.log.read_text("utf-8", "replace").split("\n")
-            return next((line.strip() for line in reversed(lines) if line.strip()), "")
+            lines = self.program.log.read_text("utf-8", "replace").rstrip().splitlines()
+            return lines[-1].strip()[:WORDS_LENGTH] if lines else ""
         return ""
 
     def _spawn(self) -> None:
@@ -137,7 +138,8 @@ class Child:
         pause_s = self._backoff.after(now - self._started_at)
         self._due_at = now + pause_s
         again = f"starts again in {pause_s:g} s (log: {self.program.log})"
-        self._report(f"{self.program.name} {why}; {again}")
+        said = f": {self.last_words()}" if code and code > 0 else ""
+        self._report(f"{self.program.name} {why}{said}; {again}")
 
     def _clear_group(self, group: int) -> None:
         late_at = self._clock.monotonic() + STRAGGLER_S

@@ -107,6 +107,15 @@ def test_a_child_that_dies_starts_again_after_its_pause(child, clock):
     assert "SIGKILL (the kernel's out-of-memory killer?); starts again in 0.2 s" in one.reports[0]
 
 
+def test_a_child_that_fails_is_quoted(child):
+    one = child("raise SystemExit('the disk is full')")
+    one.start()
+
+    die(one)
+
+    assert one.reports[0].startswith("child0 exited with code 1: the disk is full; starts again")
+
+
 def test_pauses_double_with_each_early_death_and_a_long_life_forgives():
     backoff = Backoff()
 
