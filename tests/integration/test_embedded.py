@@ -16,8 +16,9 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from deploy.embedded import EmbeddedRedis, find_server
+from deploy.embedded import EmbeddedRedis
 from deploy.lock import lock
+from deploy.redis_binary import find_server
 from shared.errors import SettingsError, StoreUnavailable
 
 LIMIT_S = 10.0
