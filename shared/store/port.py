@@ -28,7 +28,10 @@ class Order:
 
 @dataclass(slots=True, frozen=True)
 class Submission:
-    """`idempotency` is (key, hash of the body); `job.images` is empty, `orders` says what to make."""
+    """A job without images, and what to make for it; `idempotency` is (key, hash of the body).
+
+    The store stamps its own clock: `created_at` is replaced, a deadline keeps its distance to it.
+    """
 
     job: Job
     orders: Sequence[Order]
@@ -94,7 +97,7 @@ class PoolStats(Record):
     pool: str
     pending: int
     tickets: int
-    oldest_queued_at: float | None = None
+    rate: float | None = None  # measured / predicted device seconds; None: nothing measured yet
 
 
 class Stats(Record):
@@ -136,8 +139,8 @@ class JobStore(Protocol):
     def renew(self, steps: Mapping[str, tuple[str, int]], lease_s: float) -> dict[str, Hold]:
         """Extend leases and report progress: {token: (render id, step)} -> {token: its standing}."""
 
-    def storing(self, render_id: str, token: str) -> bool:
-        """The pixels are there and the device is free. False: the lease is lost."""
+    def storing(self, render_id: str, token: str, step: int) -> bool:
+        """All steps are done and the device is free. False: the lease is lost."""
 
     def close(
         self,

@@ -1,0 +1,49 @@
+"""The Redis key schema, on one screen. Nobody else spells a key; the Lua scripts get these names.
+
+farm:job:<job>        hash    record, renders, open, created_at, drop:<k>, cached:<k>, ...
+farm:render:<render>  hash    spec, state, attempt, token, tag, wanted, result, ...
+farm:waiters:<render> set     "<job>:<index>" that this render's end will advance
+farm:current:<fp>     string  the render that answers, or is making, this fingerprint
+farm:pending:<pool>   zset    render -> start tag (fair order; rank = queue position)
+farm:flows:<pool>     hash    "<owner>:<priority>" -> finish tag of its last render
+farm:vtime:<pool>     string  start tag of the render that was claimed last
+farm:rate:<pool>      string  measured / predicted device seconds, moving mean
+farm:pools            set     every pool that ever had a render
+farm:leases           zset    render -> end of its lease, unix seconds
+farm:slot:<slot>      set     renders that this worker slot holds
+farm:token:<token>    string  the render that this claim got (an hour: a claim may be repeated)
+farm:deadlines        zset    job -> deadline, unix seconds
+farm:idem:<owner>:<h> string  "<job> <body hash>" of an Idempotency-Key (a day)
+farm:workers          hash    worker -> "<last seen> <ttl> <status JSON>"
+farm:totals           hash    outcome -> count
+farm:serial           string  ids of tickets
+farm:secret:<name>    string  secrets that every API process must share
+render.<pool>         list    tickets: the Celery queue of one pool
+"""
+
+KEYS = {
+    "job": "farm:job:",
+    "render": "farm:render:",
+    "waiters": "farm:waiters:",
+    "current": "farm:current:",
+    "pending": "farm:pending:",
+    "flows": "farm:flows:",
+    "vtime": "farm:vtime:",
+    "rate": "farm:rate:",
+    "pools": "farm:pools",
+    "leases": "farm:leases",
+    "slot": "farm:slot:",
+    "token": "farm:token:",
+    "deadlines": "farm:deadlines",
+    "idem": "farm:idem:",
+    "workers": "farm:workers",
+    "totals": "farm:totals",
+    "serial": "farm:serial",
+    "secret": "farm:secret:",
+    "queue": "render.",
+}
+
+
+def queue_name(pool: str) -> str:
+    """The Celery queue that carries the tickets of one pool."""
+    return KEYS["queue"] + pool

@@ -1,0 +1,153 @@
+"""Between the values of shared/jobs.py and what the scripts read and write."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from shared.jobs import (
+    Dropped,
+    Failure,
+    Job,
+    JobImage,
+    Render,
+    RenderSpec,
+    RenderState,
+    StoredResult,
+)
+from shared.store.port import Claim, Moved, Submission, WorkerStatus
+
+_RECORD = {"id", "owner", "input", "cache", "priority", "metadata", "version"}
+_NOTHING = Render(
+    id="",
+    fingerprint="",
+    pool="",
+    spec=RenderSpec(
+        model="", model_digest="", prompt="", width=0, height=0, steps=0,
+        guidance_scale=0, shift=0, seed=0,
+    ),
+    state=RenderState.failed,
+    queued_at=0,
+    error=Failure(code="internal_error", message="the record of this render is gone"),
+)  # fmt: skip
+
+
+def encode_submission(submission: Submission, weight: float, max_queue: int) -> dict[str, Any]:
+    """Times are the store's own: a deadline travels as seconds from now."""
+    job = submission.job
+    fields: dict[str, Any] = {
+        "job": job.id,
+        "owner": job.owner,
+        "priority": job.priority,
+        "weight": weight,
+        "max_queue": max_queue,
+        "bypass": job.cache == "bypass",
+        "record": job.model_dump_json(include=_RECORD),
+        "images": [
+            {
+                "render": order.render_id,
+                "fingerprint": order.fingerprint,
+                "pool": order.spec.pool,
+                "spec": order.spec.model_dump_json(),
+                "cost": order.cost_s,
+            }
+            for order in submission.orders
+        ],
+    }
+    if job.deadline_at is not None:
+        fields["deadline_s"] = job.deadline_at - job.created_at
+    if submission.idempotency:
+        key, body = submission.idempotency
+        fields["idempotency"] = {"key": key, "body": body}
+    return fields
+
+
+def encode_outcome(outcome: StoredResult | Failure | None) -> tuple[str, str, str]:
+    """(state, field, its JSON)."""
+    if isinstance(outcome, StoredResult):
+        return "succeeded", "result", outcome.model_dump_json()
+    if isinstance(outcome, Failure):
+        return "failed", "error", outcome.model_dump_json()
+    return "canceled", "", ""
+
+
+def decode_job(seen: list[Any]) -> Job:
+    """From a snapshot: [now, job hash, [render, render hash, rank or -1], ...]."""
+    fields = _pairs(seen[1])
+    images = tuple(_image(index, entry, fields) for index, entry in enumerate(seen[2:]))
+    return Job.model_validate(
+        {
+            **json.loads(fields["record"]),
+            "created_at": fields["created_at"],
+            "deadline_at": fields.get("deadline_at"),
+            "cancel_requested_at": fields.get("cancel_requested_at"),
+            "images": images,
+        }
+    )
+
+
+def _image(index: int, entry: list[Any], job: dict[str, str]) -> JobImage:
+    render_id, flat, rank = entry
+    render = _render(render_id, _pairs(flat), float(job["created_at"]))
+    dropped: Dropped | None = None
+    dropped_at: float | None = None
+    if line := job.get(f"drop:{index}"):
+        why, at = line.split(" ")
+        dropped, dropped_at = ("expired" if why == "expired" else "canceled"), float(at)
+    return JobImage(
+        index=index,
+        render=render,
+        cached=render.found or f"cached:{index}" in job,
+        dropped=dropped,
+        dropped_at=dropped_at,
+        position=rank if rank >= 0 else None,
+    )
+
+
+def _render(render_id: str, fields: dict[str, str], created_at: float) -> Render:
+    if not fields:  # expired before its job: cannot be, but a client must still get an answer
+        return _NOTHING.model_copy(
+            update={"id": render_id, "queued_at": created_at, "finished_at": created_at}
+        )
+    values: dict[str, Any] = {**fields, "id": render_id}
+    for name in ("spec", "result", "error"):
+        if name in values:
+            values[name] = json.loads(values[name])
+    return Render.model_validate(values)
+
+
+def decode_claim(answer: list[Any]) -> Claim:
+    render_id, flat, waiters, now = answer
+    fields = _pairs(flat)
+    return Claim(
+        render_id=render_id,
+        token=fields["token"],
+        fingerprint=fields["fingerprint"],
+        spec=RenderSpec.model_validate_json(fields["spec"]),
+        attempt=int(fields["attempt"]),
+        fresh="fresh" in fields,
+        jobs=tuple(sorted({waiter.rpartition(":")[0] for waiter in waiters})),
+        queued_at=float(fields["queued_at"]),
+        claimed_at=float(now),
+    )
+
+
+def decode_moved(flat: list[str]) -> Moved:
+    """From [render, the state it is in now, ...]."""
+    moved = _pairs(flat)
+    return Moved(
+        requeued=tuple(render for render, state in moved.items() if state == "queued"),
+        failed=tuple(render for render, state in moved.items() if state == "failed"),
+    )
+
+
+def decode_worker(line: str, now: float) -> WorkerStatus:
+    seen, ttl, status = line.split(" ", 2)
+    fields = {**json.loads(status), "last_seen_at": float(seen)}
+    if now - float(seen) > float(ttl):
+        fields["state"] = "lost"
+    return WorkerStatus.model_validate(fields)
+
+
+def _pairs(flat: list[Any]) -> dict[str, Any]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))

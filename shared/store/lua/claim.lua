@@ -1,0 +1,50 @@
+-- Choose, claim and lease the render that goes next. ARGV: pool, token, slot, worker, lease seconds.
+-- Answers {render, render hash, waiters, now}, or false when nothing waits (or this token's claim
+-- was lost meanwhile). The same token gets the same render again.
+local pool, token, slot, worker, lease_s = unpack(ARGV)
+local time = now()
+
+local function claimed(render)
+  return { render, call('HGETALL', K.render .. render), call('SMEMBERS', K.waiters .. render), precise(time) }
+end
+
+local earlier = call('GET', K.token .. token)
+if earlier then
+  local owner, state = unpack(call('HMGET', K.render .. earlier, 'token', 'state'))
+  return owner == token and leased(state) and claimed(earlier)
+end
+
+expire_due(100)
+
+-- An entry without a queued render behind it comes only from a damaged log: drop it, look further.
+local function next_render()
+  while true do
+    local head = call('ZRANGE', K.pending .. pool, 0, 0, 'WITHSCORES')
+    if #head == 0 then
+      return nil
+    end
+    call('ZREM', K.pending .. pool, head[1])
+    if call('HGET', K.render .. head[1], 'state') == 'queued' then
+      return head[1], tonumber(head[2])
+    end
+  end
+end
+
+local render, tag = next_render()
+if not render then
+  count('idle')
+  return false
+end
+local key = K.render .. render
+if tag > tonumber(call('GET', K.vtime .. pool) or 0) then
+  call('SET', K.vtime .. pool, precise(tag))
+end
+call('HINCRBY', key, 'attempt', 1)
+call('HSET', key, 'state', 'running', 'token', token, 'slot', slot, 'worker', worker, 'step', 0,
+  'started_at', precise(time))
+call('ZADD', K.leases, precise(time + lease_s), render)
+call('SADD', K.slot .. slot, render)
+call('SET', K.token .. token, render, 'EX', 3600)
+count('claimed')
+top_up(pool)
+return claimed(render)

@@ -1,0 +1,2 @@
+-- ARGV: job. Answers a snapshot, or false.
+return snapshot(ARGV[1])

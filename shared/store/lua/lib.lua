@@ -1,0 +1,190 @@
+-- Put before every script. K (key prefixes), TICKET, TICKETS_MAX, MAX_LOSSES, RETENTION_S and
+-- IDEMPOTENCY_S are set by the line above; the schema is in shared/keys.py.
+-- Scripts run alone, so what one does is one step. All times are Redis' own.
+
+local call = redis.call
+
+local function precise(number)
+  return string.format('%.17g', number)
+end
+
+local function now()
+  local time = call('TIME')
+  return tonumber(time[1]) + tonumber(time[2]) / 1e6
+end
+
+local function count(outcome)
+  call('HINCRBY', K.totals, outcome, 1)
+end
+
+-- A ticket is the message that Celery's own producer made, with fresh ids.
+local function ticket(pool)
+  local id = string.format('00000000-0000-4000-8000-%012x', call('INCR', K.serial))
+  return (TICKET:gsub('@ID@', id):gsub('@POOL@', (pool:gsub('%%', '%%%%'))))
+end
+
+-- Enough tickets that every free worker finds one; each claim tops up for the next.
+local function top_up(pool)
+  local queue = K.queue .. pool
+  local want = math.min(call('ZCARD', K.pending .. pool), TICKETS_MAX) - call('LLEN', queue)
+  for _ = 1, want do
+    call('LPUSH', queue, ticket(pool))
+  end
+  return math.max(want, 0)
+end
+
+-- Start-time fair queueing: a flow's next render starts where its last one ended, but never in the
+-- past of the queue.
+local function start_tag(pool, flow)
+  local vtime = tonumber(call('GET', K.vtime .. pool) or 0)
+  local finish = tonumber(call('HGET', K.flows .. pool, flow) or 0)
+  return math.max(vtime, finish)
+end
+
+local function enqueue(pool, render, flow, charge)
+  local tag = start_tag(pool, flow)
+  call('HSET', K.flows .. pool, flow, precise(tag + charge))
+  call('HSET', K.render .. render, 'tag', precise(tag), 'flow', flow, 'charge', precise(charge))
+  call('ZADD', K.pending .. pool, precise(tag), render)
+end
+
+-- What a flow was charged for work that nobody did is given back to it.
+local function dequeue(pool, render, flow, charge)
+  call('ZREM', K.pending .. pool, render)
+  local finish = tonumber(call('HGET', K.flows .. pool, flow) or 0)
+  call('HSET', K.flows .. pool, flow, precise(math.max(finish - charge, 0)))
+end
+
+local function forget(fingerprint, render)
+  if call('GET', K.current .. fingerprint) == render then
+    call('DEL', K.current .. fingerprint)
+  end
+end
+
+local function unlease(render, slot)
+  call('ZREM', K.leases, render)
+  if slot then
+    call('SREM', K.slot .. slot, render)
+  end
+end
+
+-- The job is final: from here on it is remembered for RETENTION_S, and its renders a little longer.
+local function finish_job(job)
+  call('ZREM', K.deadlines, job)
+  call('EXPIRE', K.job .. job, RETENTION_S)
+  for render in (call('HGET', K.job .. job, 'renders') or ''):gmatch('%S+') do
+    call('EXPIRE', K.render .. render, RETENTION_S + 3600)
+    call('EXPIRE', K.current .. call('HGET', K.render .. render, 'fingerprint'), RETENTION_S)
+  end
+end
+
+local function image_done(job)
+  if call('EXISTS', K.job .. job) == 1 and call('HINCRBY', K.job .. job, 'open', -1) == 0 then
+    finish_job(job)
+  end
+end
+
+-- End a render: `fields` are its last ones. Every waiting job is advanced.
+local function end_render(render, state, fields)
+  local key = K.render .. render
+  local fingerprint, slot = unpack(call('HMGET', key, 'fingerprint', 'slot'))
+  call('HSET', key, 'state', state, 'finished_at', precise(now()), unpack(fields or {}))
+  unlease(render, slot)
+  if state ~= 'succeeded' then
+    forget(fingerprint, render)
+  end
+  count(state)
+  for _, waiter in ipairs(call('SMEMBERS', K.waiters .. render)) do
+    image_done(waiter:match('^(.*):'))
+  end
+  call('DEL', K.waiters .. render)
+end
+
+-- Back to its old place in the queue. `lost`: its worker died; the last allowed loss is the end.
+-- Answers the state it is in afterwards.
+local function give_back(render, lost)
+  local key = K.render .. render
+  local pool, slot, tag, wanted = unpack(call('HMGET', key, 'pool', 'slot', 'tag', 'wanted'))
+  unlease(render, slot)
+  if tonumber(wanted) == 0 then
+    end_render(render, 'canceled')
+    return 'canceled'
+  end
+  if lost then
+    count('lost')
+    local losses = call('HINCRBY', key, 'losses', 1)
+    if losses >= MAX_LOSSES then
+      local message = 'the render took down its worker ' .. losses .. ' times'
+      local error = { code = 'worker_lost', message = message, retryable = false }
+      end_render(render, 'failed', { 'error', cjson.encode(error) })
+      return 'failed'
+    end
+  end
+  call('HSET', key, 'state', 'queued', 'step', 0)
+  call('HDEL', key, 'token', 'slot', 'worker', 'started_at')
+  call('ZADD', K.pending .. pool, tag, render)
+  top_up(pool)
+  return 'queued'
+end
+
+local function leased(state)
+  return state == 'running' or state == 'storing'
+end
+
+-- One image leaves its job. A render that nobody else wants ends: at once if it is queued, at its
+-- next step if it runs (then the image shows what is true: that it still runs).
+local function drop_image(job, index, render, why)
+  local key = K.render .. render
+  local state, pool, flow, charge, wanted =
+    unpack(call('HMGET', key, 'state', 'pool', 'flow', 'charge', 'wanted'))
+  local member = job .. ':' .. index
+  if call('SISMEMBER', K.waiters .. render, member) == 0 then
+    return
+  end
+  local others = tonumber(wanted) > 1
+  if leased(state) and not others then
+    call('HSET', key, 'wanted', 0)
+    return
+  end
+  call('HINCRBY', key, 'wanted', -1)
+  call('SREM', K.waiters .. render, member)
+  call('HSET', K.job .. job, 'drop:' .. index, why .. ' ' .. precise(now()))
+  image_done(job)
+  if not others then
+    dequeue(pool, render, flow, tonumber(charge))
+    end_render(render, 'canceled')
+  end
+end
+
+-- Drop what has not started of jobs whose deadline has passed; answers these jobs.
+local function expire_due(limit)
+  local jobs = call('ZRANGEBYSCORE', K.deadlines, '-inf', precise(now()), 'LIMIT', 0, limit)
+  for _, job in ipairs(jobs) do
+    call('ZREM', K.deadlines, job)
+    local index = 0
+    for render in (call('HGET', K.job .. job, 'renders') or ''):gmatch('%S+') do
+      local state, attempt = unpack(call('HMGET', K.render .. render, 'state', 'attempt'))
+      if state == 'queued' and tonumber(attempt) == 0 then
+        drop_image(job, index, render, 'expired')
+      end
+      index = index + 1
+    end
+  end
+  return jobs
+end
+
+-- A job as one moment sees it: {now, job hash, {render, render hash, rank or -1}, ...}; false: none.
+local function snapshot(job)
+  local record = call('HGETALL', K.job .. job)
+  if #record == 0 then
+    return false
+  end
+  local seen = { precise(now()), record }
+  for render in call('HGET', K.job .. job, 'renders'):gmatch('%S+') do
+    local fields = call('HGETALL', K.render .. render)
+    local pool = call('HGET', K.render .. render, 'pool')
+    local rank = pool and call('ZRANK', K.pending .. pool, render) or false
+    seen[#seen + 1] = { render, fields, rank or -1 }
+  end
+  return seen
+end

@@ -1,0 +1,8 @@
+-- Give a render back. ARGV: render, token, lost. Answers 1, or 0: it was not held any more.
+local render, token, lost = unpack(ARGV)
+local owner, state = unpack(call('HMGET', K.render .. render, 'token', 'state'))
+if owner ~= token or not leased(state) then
+  return 0
+end
+give_back(render, lost == '1')
+return 1

@@ -1,0 +1,266 @@
+"""The job store on Redis: one Lua script per transition, all in `lua/`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import wraps
+from importlib import resources
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+
+import redis
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.commands.core import Script
+from redis.retry import Retry
+
+from shared.errors import IdempotencyConflict, JobFinished, JobNotFound, QueueFull, StoreUnavailable
+from shared.jobs import Failure, Job, StoredResult
+from shared.keys import KEYS, queue_name
+from shared.settings import Settings
+from shared.store import codec
+from shared.store.port import (
+    WEIGHTS,
+    Claim,
+    Hold,
+    Moved,
+    PoolStats,
+    Stats,
+    Submission,
+    Submitted,
+    WorkerStatus,
+)
+
+TICKETS_MAX = 16  # each claim tops up for the next, so a few invite any number of workers
+IDEMPOTENCY_S = 86_400
+FORGET_WORKER_S = 3_600
+BATCH = 200
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(slots=True, frozen=True)
+class StoreConfig:
+    """What the scripts must know. Plain values: the keeper process gets them over its pipe."""
+
+    ticket: str
+    retention_s: int = 604_800
+    max_losses: int = 3
+    max_queue: int = 100_000
+
+    @staticmethod
+    def of(settings: Settings, ticket: str) -> StoreConfig:
+        return StoreConfig(
+            ticket, settings.job_retention_s, settings.max_losses, settings.max_queue
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def connect(url: str, *, patience_s: float) -> redis.Redis:
+    """A client that tries each call again for about `patience_s`: all our scripts may be repeated."""
+    cap_s = min(1.0, patience_s / 4)
+    retry = Retry(
+        ExponentialWithJitterBackoff(base=0.02, cap=cap_s),
+        retries=max(3, int(patience_s / cap_s)),
+        supported_errors=(redis.ConnectionError, redis.TimeoutError),
+    )
+    return redis.Redis.from_url(
+        url,
+        decode_responses=True,
+        socket_timeout=max(2.0, patience_s),
+        socket_connect_timeout=2.0,
+        socket_keepalive=True,
+        health_check_interval=15,
+        retry=retry,
+    )
+
+
+def _translated(
+    method: Callable[Concatenate[RedisJobStore, P], T],
+) -> Callable[Concatenate[RedisJobStore, P], T]:
+    @wraps(method)
+    def call(self: RedisJobStore, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return method(self, *args, **kwargs)
+        except redis.RedisError as error:
+            raise StoreUnavailable(f"the job store does not answer: {error}") from error
+
+    return cast("Callable[Concatenate[RedisJobStore, P], T]", call)
+
+
+class RedisJobStore:
+    """See shared/store/port.py. Thread-safe."""
+
+    def __init__(self, client: redis.Redis, config: StoreConfig) -> None:
+        self._redis = client
+        self._config = config
+        self._scripts = {name: self._script(name) for name in SCRIPTS}
+
+    def _script(self, name: str) -> Script:
+        return self._redis.register_script(prelude(self._config) + _lua("lib") + _lua(name))
+
+    def _run(self, script: str, *args: str | float) -> Any:
+        return self._scripts[script](args=args)
+
+    @_translated
+    def submit(self, submission: Submission) -> Submitted:
+        job = submission.job
+        fields = codec.encode_submission(submission, WEIGHTS[job.priority], self._config.max_queue)
+        answer = self._run("submit", json.dumps(fields))
+        if answer[0] == "full":
+            raise QueueFull
+        if answer[0] == "conflict":
+            raise IdempotencyConflict
+        how, seen, hits, attached, made = answer
+        return Submitted(codec.decode_job(seen), how == "replayed", hits, attached, made)
+
+    @_translated
+    def get(self, job_id: str) -> Job:
+        seen = self._run("get", job_id)
+        if seen is None:
+            raise JobNotFound
+        return codec.decode_job(seen)
+
+    @_translated
+    def cancel(self, job_id: str) -> Job:
+        how, *seen = self._run("cancel", job_id)
+        if how == "missing":
+            raise JobNotFound
+        if how == "finished":
+            raise JobFinished
+        return codec.decode_job(seen[0])
+
+    @_translated
+    def forget(self, fingerprint: str, render_id: str) -> None:
+        self._run("forget", fingerprint, render_id)
+
+    @_translated
+    def claim(self, pool: str, token: str, slot: str, worker: str, lease_s: float) -> Claim | None:
+        answer = self._run("claim", pool, token, slot, worker, lease_s)
+        return codec.decode_claim(answer) if answer else None
+
+    @_translated
+    def renew(self, steps: Mapping[str, tuple[str, int]], lease_s: float) -> dict[str, Hold]:
+        if not steps:
+            return {}
+        flat = [part for token, (render, step) in steps.items() for part in (token, render, step)]
+        return dict(zip(steps, self._run("renew", lease_s, *flat), strict=True))
+
+    @_translated
+    def storing(self, render_id: str, token: str, step: int) -> bool:
+        return bool(self._run("storing", render_id, token, step))
+
+    @_translated
+    def close(
+        self,
+        render_id: str,
+        token: str,
+        outcome: StoredResult | Failure | None,
+        *,
+        found: bool = False,
+        device_s: float = 0.0,
+    ) -> bool:
+        state, field, value = codec.encode_outcome(outcome)
+        return bool(self._run("close", render_id, token, state, field, value, int(found), device_s))
+
+    @_translated
+    def release(self, render_id: str, token: str, *, lost: bool) -> bool:
+        return bool(self._run("release", render_id, token, int(lost)))
+
+    @_translated
+    def adopt(self, slot: str) -> Moved:
+        return codec.decode_moved(self._run("adopt", slot))
+
+    @_translated
+    def heartbeat(self, status: WorkerStatus, ttl_s: float) -> None:
+        self._run("heartbeat", status.name, ttl_s, status.model_dump_json(exclude={"last_seen_at"}))
+
+    @_translated
+    def leave(self, name: str) -> None:
+        self._redis.hdel(KEYS["workers"], name)
+
+    @_translated
+    def reap(self) -> Moved:
+        return codec.decode_moved(self._run("reap", BATCH))
+
+    @_translated
+    def expire(self) -> Moved:
+        return Moved(expired=tuple(self._run("expire", BATCH)))
+
+    @_translated
+    def reconcile(self) -> int:
+        return int(self._run("reconcile", FORGET_WORKER_S))
+
+    @_translated
+    def audit(self) -> Moved:
+        repaired: list[str] = []
+        batch: list[str] = []
+        for key in self._redis.scan_iter(KEYS["render"] + "*", count=BATCH):
+            batch.append(str(key).removeprefix(KEYS["render"]))
+            if len(batch) == BATCH:
+                repaired += self._run("audit", *batch)
+                batch.clear()
+        if batch:
+            repaired += self._run("audit", *batch)
+        return Moved(requeued=tuple(repaired))
+
+    @_translated
+    def workers(self) -> list[WorkerStatus]:
+        now = float("{}.{:06d}".format(*self._redis.time()))
+        lines = cast("dict[str, str]", self._redis.hgetall(KEYS["workers"]))
+        return sorted((codec.decode_worker(line, now) for line in lines.values()), key=_by_name)
+
+    @_translated
+    def stats(self) -> Stats:
+        pools = sorted(cast("set[str]", self._redis.smembers(KEYS["pools"])))
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.zcard(KEYS["leases"])
+        pipe.hgetall(KEYS["totals"])
+        for pool in pools:
+            pipe.zcard(KEYS["pending"] + pool)
+            pipe.llen(queue_name(pool))
+            pipe.get(KEYS["rate"] + pool)
+        leases, totals, *sizes = pipe.execute()
+        rows = zip(pools, sizes[::3], sizes[1::3], sizes[2::3], strict=True)
+        return Stats(
+            pools=tuple(PoolStats(pool=p, pending=n, tickets=t, rate=r) for p, n, t, r in rows),
+            leases=leases,
+            totals={outcome: int(count) for outcome, count in totals.items()},
+        )
+
+    @_translated
+    def secret(self, name: str, proposal: str) -> str:
+        key = KEYS["secret"] + name
+        self._redis.set(key, proposal, nx=True)
+        return str(self._redis.get(key))
+
+    @_translated
+    def ping(self) -> None:
+        self._redis.ping()
+
+
+def _by_name(status: WorkerStatus) -> str:
+    return status.name
+
+
+SCRIPTS = (
+    "submit", "get", "cancel", "forget", "claim", "renew", "storing", "close", "release",
+    "adopt", "reap", "expire", "reconcile", "audit", "heartbeat",
+)  # fmt: skip
+
+
+def _lua(name: str) -> str:
+    return (resources.files("shared.store") / "lua" / f"{name}.lua").read_text("utf-8")
+
+
+def prelude(config: StoreConfig) -> str:
+    """The constants of every script, on one line, so that errors name the lines of the files."""
+    names = ", ".join(f"{name} = '{key}'" for name, key in KEYS.items())
+    return (
+        f"local K = {{ {names} }}; local TICKET = [==[{config.ticket}]==]; "
+        f"local TICKETS_MAX, MAX_LOSSES = {TICKETS_MAX}, {config.max_losses}; "
+        f"local RETENTION_S, IDEMPOTENCY_S = {config.retention_s}, {IDEMPOTENCY_S}\n"
+    )

@@ -1,0 +1,169 @@
+"""The keeper process on a real Redis: it renews, it tells, and it gives back when its worker dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from shared.jobs import RenderState
+from shared.store.port import Claim
+from shared.store.redis_store import RedisJobStore, StoreConfig, connect
+from shared.tickets import ticket_template
+from tests.orders import POOL, submission
+from tests.waiting import wait_until
+from worker.leases import Leases
+
+LEASE_S = 1.0
+
+
+@pytest.fixture
+def url(redis_of: Callable[[str], str]) -> str:
+    return redis_of("valkey")
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[RedisJobStore]:
+    client = connect(url, patience_s=2)
+    yield RedisJobStore(client, StoreConfig(ticket_template()))
+    client.close()
+
+
+def config(url: str, max_render_s: float = 60.0) -> dict[str, object]:
+    store = StoreConfig(ticket_template()).as_dict()
+    return {"redis_url": url, "store": store, "lease_s": LEASE_S, "max_render_s": max_render_s}
+
+
+@pytest.fixture
+def leases(url: str) -> Iterator[Leases]:
+    leases = Leases(config(url))
+    yield leases
+    leases.close()
+
+
+def claim(store: RedisJobStore) -> Claim:
+    taken = store.claim(POOL, "token", "slot", "worker", LEASE_S)
+    assert taken is not None
+    return taken
+
+
+def test_a_held_render_keeps_its_lease(store: RedisJobStore, leases: Leases) -> None:
+    job = store.submit(submission()).job
+    leases.hold(claim(store))
+    end = time.monotonic() + 3 * LEASE_S
+
+    while time.monotonic() < end:
+        assert store.reap().requeued == ()
+        time.sleep(0.05)
+
+    assert store.get(job.id).images[0].status is RenderState.running
+
+
+def test_progress_reaches_the_record(store: RedisJobStore, leases: Leases) -> None:
+    job = store.submit(submission()).job
+    lease = leases.hold(claim(store))
+
+    lease.progress(3)
+
+    wait_until(lambda: store.get(job.id).images[0].render.step == 3)
+
+
+def test_a_cancel_reaches_the_worker(store: RedisJobStore, leases: Leases) -> None:
+    job = store.submit(submission()).job
+    lease = leases.hold(claim(store))
+
+    store.cancel(job.id)
+
+    assert lease.canceled.wait(5)
+    assert not lease.lost.is_set()
+
+
+def test_a_lost_lease_reaches_the_worker(store: RedisJobStore, leases: Leases) -> None:
+    store.submit(submission())
+    taken = claim(store)
+    lease = leases.hold(taken)
+
+    store.release(taken.render_id, taken.token, lost=True)
+
+    assert lease.lost.wait(5)
+
+
+def test_a_dropped_render_is_not_renewed(store: RedisJobStore, leases: Leases) -> None:
+    store.submit(submission())
+    taken = claim(store)
+    leases.hold(taken).drop()
+
+    wait_until(lambda: store.reap().requeued == (taken.render_id,))
+
+
+def test_what_is_still_held_at_the_end_is_given_back(store: RedisJobStore, url: str) -> None:
+    job = store.submit(submission()).job
+    leases = Leases(config(url))
+    leases.hold(claim(store))
+
+    leases.close()
+
+    assert store.get(job.id).images[0].status is RenderState.queued
+
+
+def test_another_keeper_takes_over_when_one_is_killed(store: RedisJobStore, leases: Leases) -> None:
+    job = store.submit(submission()).job
+    lease = leases.hold(claim(store))
+    first = leases.pid
+
+    os.kill(first, signal.SIGKILL)
+
+    wait_until(lambda: leases.pid != first)
+    lease.progress(2)
+    wait_until(lambda: store.get(job.id).images[0].render.step == 2)
+    assert not lease.lost.is_set()
+
+
+def test_a_hung_render_is_no_longer_renewed(store: RedisJobStore, url: str) -> None:
+    leases = Leases(config(url, max_render_s=0.2))
+    store.submit(submission())
+    taken = claim(store)
+    lease = leases.hold(taken)
+
+    wait_until(lambda: store.reap().requeued == (taken.render_id,))
+
+    assert lease.lost.wait(5)
+    leases.close()
+
+
+WORKER = """
+import json, sys, time
+from worker.leases import Leases
+from shared.store.port import Claim
+leases = Leases(json.loads(sys.argv[1]))
+leases.hold(Claim(sys.argv[2], "token", "", None, 1, False, (), 0, 0))
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_killed_workers_render_is_given_back_long_before_its_lease_ends(
+    store: RedisJobStore, url: str
+) -> None:
+    job = store.submit(submission()).job
+    taken = store.claim(POOL, "token", "slot", "worker", 600.0)
+    assert taken is not None
+    worker = subprocess.Popen(
+        [sys.executable, "-c", WORKER, json.dumps({**config(url), "lease_s": 600.0}), taken.render_id],
+        stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert worker.stdout is not None
+    assert worker.stdout.readline() == b"held\n"
+
+    worker.kill()
+    worker.wait()
+    worker.stdout.close()
+
+    wait_until(lambda: store.get(job.id).images[0].status is RenderState.queued, 5.0)
+    assert store.get(job.id).images[0].render.losses == 1

@@ -1,0 +1,91 @@
+"""What must happen now and then, whoever is alive: reap, expire, reconcile, audit.
+
+Celery's beat is the clock. The chores run inside it, not as messages: they repair what a broken
+broker leaves behind, so they must not travel through it; and while nobody runs them nothing piles
+up. Every chore is one idempotent step, so two of these processes do no harm.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Callable
+from typing import Any
+
+from celery import beat
+
+from shared.errors import FarmError
+from shared.logs import event, setup
+from shared.settings import Settings
+from shared.store import open_store
+from shared.store.port import JobStore
+from shared.tickets import make_app
+
+log = logging.getLogger("farm.chores")
+
+
+class Chores:
+    """One method a chore; each logs what it changed."""
+
+    def __init__(self, store: JobStore) -> None:
+        self._store = store
+
+    def reap(self) -> None:
+        moved = self._store.reap()
+        for render in moved.requeued:
+            event(log, "reaped", logging.WARNING, render=render)
+        for render in moved.failed:
+            event(log, "poisoned", logging.WARNING, render=render, code="worker_lost")
+
+    def expire(self) -> None:
+        for job in self._store.expire().expired:
+            event(log, "expired", job=job)
+
+    def reconcile(self) -> None:
+        if added := self._store.reconcile():
+            event(log, "tickets_added", tickets=added)
+
+    def audit(self) -> None:
+        for render in self._store.audit().requeued:
+            event(log, "repaired", logging.WARNING, render=render)
+
+
+EVERY_S = {"reap": 1.0, "expire": 1.0, "reconcile": 1.0, "audit": 60.0}
+
+
+def in_process(chores: Chores) -> type[beat.Scheduler]:
+    """A beat scheduler that does the chore instead of sending it."""
+
+    class InProcess(beat.Scheduler):
+        producer = None  # nothing is sent, so no broker is needed
+
+        def apply_async(self, entry: Any, *args: Any, **kwargs: Any) -> None:
+            run(entry.task, getattr(chores, entry.task))
+
+    return InProcess
+
+
+def run(name: str, chore: Callable[[], None]) -> None:
+    """One turn; whatever goes wrong, there is a next one."""
+    try:
+        chore()
+    except FarmError as error:
+        event(log, "chore_failed", logging.WARNING, chore=name, reason=str(error))
+    except Exception:
+        log.exception("internal error in chore %s", name)
+
+
+def serve(settings: Settings) -> None:
+    """Run the chores until SIGTERM or SIGINT."""
+    setup("chores", settings.log_level, settings.log_format)
+    app = make_app(settings)
+    app.conf.beat_schedule = {
+        name: {"task": name, "schedule": every_s} for name, every_s in EVERY_S.items()
+    }
+    chores = Chores(open_store(settings, patience_s=5.0))
+    service = beat.Service(app, max_interval=0.5, scheduler_cls=in_process(chores))
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: service.stop())
+    event(log, "started", chores=",".join(EVERY_S))
+    service.start()
+    event(log, "stopped")

@@ -1,0 +1,154 @@
+"""Keeping a picture: encode, store, close; off the render thread, so that the device goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import BoundedSemaphore
+from typing import Any
+
+from shared.images import PictureInfo, encode_png
+
+from shared.errors import FarmError, ResultsUnavailable
+from shared.jobs import Failure, StoredResult
+from shared.logs import event
+from shared.metrics import WorkerMetrics
+from shared.results.port import ResultStore
+from shared.store.port import Claim, JobStore
+from worker.engines.port import Picture
+from worker.leases import Lease
+
+log = logging.getLogger("farm.worker")
+AT_ONCE = 2
+PATIENCE_S = 60.0  # how long a store that does not answer is tried again
+
+Describe = Callable[[Claim], PictureInfo]
+
+
+class Keep:
+    """At most two pictures are being stored; the third waits, and the render thread with it."""
+
+    def __init__(
+        self,
+        store: JobStore,
+        results: ResultStore,
+        metrics: WorkerMetrics,
+        describe: Describe,
+        *,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        self._store = store
+        self._results = results
+        self._metrics = metrics
+        self._describe = describe
+        self._patience_s = patience_s
+        self._room = BoundedSemaphore(AT_ONCE)
+        self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="keep")
+        self._looks = ThreadPoolExecutor(1, thread_name_prefix="look")
+
+    def look(self, fingerprint: str) -> Future[StoredResult | None]:
+        """Search for a stored result beside the render. A store that does not answer has none."""
+        return self._looks.submit(self._find, fingerprint)
+
+    def _find(self, fingerprint: str) -> StoredResult | None:
+        try:
+            return self._results.find(fingerprint)
+        except ResultsUnavailable as error:
+            event(log, "not_looked", logging.WARNING, fingerprint=fingerprint, reason=str(error))
+            return None
+
+    def put(self, claim: Claim, lease: Lease, picture: Picture) -> None:
+        """Take the picture over, and its lease. Returns as soon as there is room."""
+        self._room.acquire()
+        self._threads.submit(self._keep, claim, lease, picture)
+
+    def close(self) -> None:
+        """Wait until everything is stored."""
+        self._looks.shutdown(wait=True)
+        self._threads.shutdown(wait=True)
+
+    def _keep(self, claim: Claim, lease: Lease, picture: Picture) -> None:
+        try:
+            self._store_and_close(claim, lease, picture)
+        except FarmError as error:
+            # The lease ends with this: somebody will claim the render, and find what was stored.
+            event(log, "not_closed", logging.WARNING, **_who(claim), reason=str(error))
+        except Exception:
+            event(log, "not_kept", logging.ERROR, **_who(claim))
+            log.exception("internal error while keeping a picture")
+            failure = Failure(code="internal_error", message="the picture could not be kept")
+            self._store.close(claim.render_id, claim.token, failure)
+        finally:
+            lease.drop()
+            self._room.release()
+
+    def _store_and_close(self, claim: Claim, lease: Lease, picture: Picture) -> None:
+        started = time.perf_counter()
+        info = self._describe(claim)
+        png = encode_png(picture.rgb, picture.width, picture.height, info)
+        encoded = time.perf_counter()
+        timings = {**picture.timings_s, "encode": encoded - started}
+        result = StoredResult(
+            fingerprint=claim.fingerprint,
+            token=claim.token,
+            size_bytes=len(png),
+            sha256=hashlib.sha256(png).hexdigest(),
+            width=picture.width,
+            height=picture.height,
+            timings_s={phase: round(seconds, 6) for phase, seconds in timings.items()},
+            profile=picture.profile,
+            stored_at=time.time(),
+        )
+        try:
+            self._put_patiently(result, png, info.details(), lease)
+        except ResultsUnavailable as error:
+            self._fail(claim, error)
+            return
+        timings["store"] = time.perf_counter() - encoded
+        self._close(claim, result, timings)
+
+    def _put_patiently(
+        self, result: StoredResult, png: bytes, details: dict[str, Any], lease: Lease
+    ) -> None:
+        end, pause_s = time.monotonic() + self._patience_s, 0.1
+        while True:
+            try:
+                return self._results.put(result, png, details)
+            except ResultsUnavailable as error:
+                if time.monotonic() + pause_s > end:
+                    raise
+                event(
+                    log, "store_again", logging.WARNING, render=lease.render_id, reason=str(error)
+                )
+            if lease.lost.wait(pause_s):
+                raise ResultsUnavailable("the lease was lost while the storage did not answer")
+            pause_s = min(pause_s * 2, 5.0)
+
+    def _fail(self, claim: Claim, error: ResultsUnavailable) -> None:
+        event(log, "failed", logging.WARNING, **_who(claim), reason=str(error))
+        message = "the storage did not answer; the picture could not be kept"
+        failure = Failure(code="storage_unavailable", message=message, retryable=True)
+        self._store.close(claim.render_id, claim.token, failure)
+        self._metrics.renders.labels("failed").inc()
+
+    def _close(self, claim: Claim, result: StoredResult, timings: dict[str, float]) -> None:
+        device_s = sum(result.timings_s.get(p, 0.0) for p in ("text", "denoise", "decode"))
+        if not self._store.close(claim.render_id, claim.token, result, device_s=device_s):
+            event(log, "lost", logging.WARNING, **_who(claim), state="storing")
+            self._metrics.renders.labels("lost").inc()
+            self._results.delete(result)  # another claim publishes its own
+            return
+        self._metrics.renders.labels("succeeded").inc()
+        for phase, seconds in timings.items():
+            self._metrics.phase_seconds.labels(phase).observe(seconds)
+        event(
+            log, "stored", **_who(claim), bytes=result.size_bytes,
+            **{f"{phase}_s": round(seconds, 4) for phase, seconds in timings.items()},
+        )  # fmt: skip
+
+
+def _who(claim: Claim) -> dict[str, Any]:
+    return {"job": ",".join(claim.jobs), "render": claim.render_id, "attempt": claim.attempt}

@@ -1,0 +1,180 @@
+"""The life of one render: a ticket comes in, a picture goes to keeping. No Celery, no torch."""
+
+from __future__ import annotations
+
+import logging
+import time
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NotYet
+from dataclasses import dataclass
+from threading import Event
+from typing import Any
+
+from ulid import ULID
+
+from shared.errors import Canceled, FarmError, GivenBack, LeaseLost, RenderFailed
+from shared.jobs import Failure, StoredResult
+from shared.logs import event
+from shared.metrics import WorkerMetrics
+from shared.store.port import Claim, JobStore
+from worker.engines.port import Picture, Renderer
+from worker.heart import Heart
+from worker.keep import Keep
+from worker.leases import Lease, Leases
+
+log = logging.getLogger("farm.worker")
+
+# A stored result is looked for first for so long; a slower store is asked beside the first steps,
+# so that the device never waits for it.
+LOOK_FIRST_S = 0.005
+
+
+class Found(FarmError):
+    """The picture was stored before."""
+
+
+@dataclass(slots=True, frozen=True)
+class Seat:
+    """Who works where: one seat is one worker slot on one device, serving one pool."""
+
+    name: str
+    pool: str
+    lease_s: float
+    drain_s: float
+
+
+class Bench:
+    """Takes one ticket at a time, always from the same thread."""
+
+    def __init__(
+        self,
+        seat: Seat,
+        store: JobStore,
+        renderer: Renderer,
+        leases: Leases,
+        keep: Keep,
+        heart: Heart,
+        metrics: WorkerMetrics,
+    ) -> None:
+        self._seat = seat
+        self._store = store
+        self._renderer = renderer
+        self._leases = leases
+        self._keep = keep
+        self._heart = heart
+        self._metrics = metrics
+        self._draining = Event()
+        self._drain_until = float("inf")
+        self._idle_since: float | None = None
+
+    def drain(self) -> None:
+        """Take no new render; the running one has `drain_s` to finish before it is given back."""
+        self._drain_until = time.monotonic() + self._seat.drain_s
+        self._draining.set()
+        self._heart.say("draining")
+        event(log, "draining", worker=self._seat.name, grace_s=self._seat.drain_s)
+
+    def take(self) -> bool:
+        """Answer one ticket; False when there was nothing to render."""
+        if self._draining.is_set():
+            return False
+        claim = self._store.claim(
+            self._seat.pool, str(ULID()), self._seat.name, self._seat.name, self._seat.lease_s
+        )
+        if claim is None:
+            self._metrics.idle_tickets.inc()
+            return False
+        self._observe_idle()
+        lease = self._leases.hold(claim)
+        event(log, "claimed", **self._who(claim), waited_s=_ms(claim.claimed_at - claim.queued_at))
+        self._heart.busy(claim.render_id)
+        try:
+            self._live(claim, lease)
+        finally:
+            self._idle_since = time.monotonic()
+            self._heart.idle()
+        return True
+
+    def _live(self, claim: Claim, lease: Lease) -> None:
+        """One render from claim to keeping. Whoever ends it here also lets go of the lease."""
+        look = None if claim.fresh else self._keep.look(claim.fingerprint)
+        try:
+            picture = self._render(claim, lease, look)
+            if not self._store.storing(claim.render_id, claim.token, claim.spec.steps):
+                raise LeaseLost
+        except Found:
+            self._close_found(claim, look)
+        except Canceled:
+            self._store.close(claim.render_id, claim.token, None)
+            self._ended("canceled", claim)
+        except GivenBack:
+            self._store.release(claim.render_id, claim.token, lost=False)
+            self._ended("given_back", claim)
+        except LeaseLost:
+            self._ended("lost", claim, logging.WARNING)
+        except RenderFailed as error:
+            failure = Failure(code=error.code, message=str(error), retryable=error.retryable)
+            self._store.close(claim.render_id, claim.token, failure)
+            self._ended("failed", claim, logging.WARNING, reason=str(error), code=error.code)
+        except FarmError:
+            lease.drop()  # the job store is away: the lease ends, and another claim follows
+            raise
+        except Exception:
+            failure = Failure(code="internal_error", message="internal error")
+            self._store.close(claim.render_id, claim.token, failure)
+            self._ended("failed", claim, logging.ERROR, code="internal_error")
+            lease.drop()
+            raise
+        else:
+            self._keep.put(claim, lease, picture)
+            return
+        lease.drop()
+
+    def _render(
+        self, claim: Claim, lease: Lease, look: Future[StoredResult | None] | None
+    ) -> Picture:
+        def on_step(step: int, steps: int) -> None:
+            lease.progress(step)
+            lease.check()
+            if _found(look, 0):
+                raise Found
+            if time.monotonic() > self._drain_until:
+                raise GivenBack
+
+        if _found(look, LOOK_FIRST_S):
+            raise Found
+        return self._renderer.render(claim.spec, on_step)
+
+    def _close_found(self, claim: Claim, look: Future[StoredResult | None] | None) -> None:
+        result = look.result() if look else None
+        self._store.close(claim.render_id, claim.token, result, found=True)
+        self._ended("found", claim)
+
+    def _ended(self, outcome: str, claim: Claim, level: int = logging.INFO, **fields: Any) -> None:
+        self._metrics.renders.labels(outcome).inc()
+        event(log, outcome, level, **self._who(claim), **fields)
+
+    def _observe_idle(self) -> None:
+        if self._idle_since is not None:
+            self._metrics.idle_seconds.observe(time.monotonic() - self._idle_since)
+
+    def _who(self, claim: Claim) -> dict[str, Any]:
+        return {
+            "job": ",".join(claim.jobs),
+            "render": claim.render_id,
+            "worker": self._seat.name,
+            "attempt": claim.attempt,
+        }
+
+
+def _found(look: Future[StoredResult | None] | None, limit_s: float) -> bool:
+    if look is None:
+        return False
+    try:
+        return look.result(timeout=limit_s) is not None
+    except NotYet:
+        return False
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds, 3)
