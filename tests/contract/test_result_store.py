@@ -139,14 +139,14 @@ def test_a_put_that_broke_half_way_is_mended_by_the_next(
 
 
 def test_the_oldest_complete_result_wins(store: ResultStore, ground: Ground) -> None:
-    later = PNG[::-1]
-    store.put(sample(SECOND, later), later, {})
-    store.put(sample(FIRST), PNG, {})
+    tokens = [f"{FIRST[:-1]}{end}" for end in "0123ABab"]
+    for token in reversed(tokens):
+        store.put(sample(token), PNG, {})
 
-    assert store.find(FINGERPRINT) == sample(FIRST)
-
-    ground.remove(name(sample(FIRST), "png"))
-    assert store.find(FINGERPRINT) == sample(SECOND, later)
+    for token in tokens:
+        assert store.find(FINGERPRINT) == sample(token)
+        ground.remove(name(sample(token), "png"))
+    assert store.find(FINGERPRINT) is None
 
 
 def test_a_picture_without_a_record_is_never_found(store: ResultStore, ground: Ground) -> None:
