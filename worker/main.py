@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from celery import signals
-from celery.platforms import SecurityWarning
+from celery.exceptions import SecurityWarning
 from prometheus_client import CollectorRegistry, start_http_server
 
 from shared.errors import FarmError
