@@ -6,7 +6,6 @@ import hashlib
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
@@ -93,6 +92,9 @@ class Farm:
         """Play the worker for one render; the PNG."""
         claimed = self.claim()
         assert claimed is not None, "nothing is queued"
+        return self.finish(claimed)
+
+    def finish(self, claimed: Claim) -> bytes:
         return finish(self.store, self.results, claimed)
 
     def fail(self, code: str = "render_error", message: str = "the engine failed") -> None:
@@ -138,7 +140,3 @@ def worker(state: str = "ready", model: ModelEntry = TINY, **fields: Any) -> Wor
     return WorkerStatus(
         name="worker-0", pool=model.pool, model=model.id, state=state, steps=steps, **fields
     )
-
-
-def web_folder() -> Path:
-    return Path(__file__).parent.parent / "api" / "web"
