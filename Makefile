@@ -1,0 +1,65 @@
+# A newcomer needs: make run. A colleague needs: make test check.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+CACHES := .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+
+# `make run PORT=8123`: a variable becomes an option; HOST only if it stands on the command line,
+# because some shells export one of their own.
+option = $(if $($(1)),--$(2) '$($(1))')
+HOST_GIVEN := $(if $(findstring command,$(origin HOST)),$(HOST))
+UP = $(call option,MODEL,model) $(call option,WORKERS,workers) $(call option,GPUS,gpus) \
+     $(call option,HOST_GIVEN,host) $(call option,PORT,port) $(call option,DATA_DIR,data-dir)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help run venv test gpu check fmt constraints clean
+
+help:  ## list what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
+
+run: .venv/.local  ## a whole farm here; PORT= HOST= MODEL= WORKERS= GPUS= DATA_DIR=
+	$(BIN)/renderfarm up $(UP)
+
+venv: .venv/.dev  ## .venv with all that development needs
+
+test: .venv/.dev  ## every test that this machine can run; T= chooses, such as T='-k cancel'
+	@if [ -x tests/setup-servers ]; then tests/setup-servers; fi
+	$(BIN)/python -m pytest $(T)
+
+gpu: .venv/.dev  ## the tests that need a GPU
+	$(BIN)/python -m pytest -m gpu $(T)
+
+check: .venv/.dev  ## style, types and import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fmt: .venv/.dev  ## format, and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+constraints:  ## pin the newest versions that fit together; needs uv
+	@command -v uv >/dev/null || { echo "make constraints needs uv: docs.astral.sh/uv"; exit 1; }
+	uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras \
+	  --no-header --no-annotate pyproject.toml -o constraints.txt
+
+clean:  ## take away .venv and caches; never the data folder
+	rm -rf .venv build dist $(CACHES)
+
+# The install is editable: changed code needs no reinstall, changed dependencies do.
+.venv/.local: pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP) -e '.[local]'
+	@touch $@
+
+.venv/.dev: .venv/.local
+	$(PIP) -e '.[dev]'
+	@touch $@
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo "renderfarm needs Python 3.11 to 3.13, such as: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || \
+	  { echo "this Python has no venv module; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	$(PYTHON) -m venv .venv

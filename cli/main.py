@@ -1,0 +1,75 @@
+"""The command `renderfarm`: one thin group, whose commands are imported when they are named."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import click
+
+from shared.errors import FarmError, InvalidOrder, SettingsError
+from shared.settings import load_settings
+
+# Each command is an object of its own name in this module.
+COMMANDS = {
+    "up": "cli.up",
+    "render": "cli.render",
+    "settings": "cli.settings",
+    "api": "cli.parts",
+    "worker": "cli.parts",
+    "chores": "cli.parts",
+}
+
+
+class Commands(click.Group):
+    """Imports a command's module when the command is asked for; says a FarmError in one line."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(COMMANDS[name]), name)
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except FarmError as error:
+            if ctx.params["debug"] or _debugging():
+                raise
+            click.echo(f"renderfarm: {error}", err=True)
+            ctx.exit(exit_code(error))
+        except KeyboardInterrupt:
+            ctx.exit(130)
+
+
+def exit_code(error: FarmError) -> int:
+    """2 for wrong usage or settings; else the error's own code, or 1."""
+    usage = isinstance(error, SettingsError | InvalidOrder)
+    return 2 if usage else getattr(error, "exit_code", 1)
+
+
+def _debugging() -> bool:
+    try:
+        return load_settings().log_level == "DEBUG"
+    except SettingsError:
+        return False
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="renderfarm")
+@click.option("--debug", is_flag=True, help="Show a traceback where there is an error.")
+def main(debug: bool) -> None:
+    """A render farm for Stable Diffusion 3.5.
+
+    \b
+    Example:
+      renderfarm up                                # a whole farm on this machine
+      renderfarm render "a lighthouse at dusk"     # order a picture from it
+    """
+
+
+if __name__ == "__main__":
+    main(prog_name="renderfarm")

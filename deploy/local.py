@@ -1,0 +1,142 @@
+"""A whole farm on one machine: Redis, API, chores and workers as children of this process."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from deploy.children import Backoff, Child, Clock, Program, Report, stop_all
+from deploy.slots import Slot
+from shared.errors import FarmError, SettingsError
+from shared.settings import PREFIX, Settings, environment, variable
+
+PART_GRACE_S = 10.0  # the API and chores have little to finish
+DRAIN_MARGIN_S = 10.0  # a worker gives its render back after `drain_s`; this is for the way out
+REFUSED = frozenset({2})  # the exit code of wrong settings: starting again cannot help
+ROOT = Path(__file__).parent.parent
+# -P: a folder `cli` where the operator happens to stand must not be taken for ours
+COMMAND = (sys.executable, "-P", "-m", "cli.main")
+
+
+class Server(Protocol):
+    """The embedded Redis."""
+
+    @property
+    def url(self) -> str: ...
+    @property
+    def alive(self) -> bool: ...
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+
+
+class LocalFarm:
+    """The children of one farm. Call `start`, then `tick` a few times a second, then `stop`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        model: str,
+        slots: Sequence[Slot],
+        redis: Server | None,
+        report: Report,
+        command: tuple[str, ...] = COMMAND,
+        clock: Clock = time,
+    ) -> None:
+        self._settings = settings
+        self._model = model
+        self._slots = slots
+        self._redis = redis
+        self._report = report
+        self._command = command
+        self._clock = clock
+        self._redis_backoff = Backoff()
+        self._redis_started_at = self._redis_due_at = 0.0
+        self.api: list[Child] = []
+        self.workers: list[Child] = []
+        self.chores: list[Child] = []
+
+    def start(self) -> None:
+        """Raises FarmError when Redis does not start."""
+        if self._redis:
+            self._redis.start()
+            self._redis_started_at = self._clock.monotonic()
+        self.api = [self._child("api", "api")]
+        self.chores = [self._child("chores", "chores")]
+        self.workers = [self._worker(index, slot) for index, slot in enumerate(self._slots)]
+        for child in self._children:
+            child.start()
+
+    def tick(self) -> None:
+        """Start again what died. Raises FarmError when a part refuses its settings."""
+        self._tend_redis()
+        for child in self._children:
+            child.tick()
+            if child.gave_up:
+                reason = child.last_words() or f"see {child.program.log}"
+                raise FarmError(f"{child.program.name}: {reason}")
+
+    def stop(self, hurry: Callable[[], bool]) -> None:
+        """End every process: no new orders, then workers finish or give back, Redis last."""
+        drain_s = self._settings.drain_s + DRAIN_MARGIN_S
+        for children, grace_s in (
+            (self.api, PART_GRACE_S), (self.workers, drain_s), (self.chores, PART_GRACE_S)
+        ):  # fmt: skip
+            stop_all(children, grace_s, hurry, self._clock)
+        if self._redis:
+            self._redis.stop()
+
+    @property
+    def _children(self) -> list[Child]:
+        return [*self.api, *self.chores, *self.workers]
+
+    def _tend_redis(self) -> None:
+        now = self._clock.monotonic()
+        if self._redis is None or self._redis.alive or now < self._redis_due_at:
+            return
+        pause_s = self._redis_backoff.after(now - self._redis_started_at)
+        self._redis_started_at, self._redis_due_at = now, now + pause_s
+        self._report("redis died; starting it again")
+        address = self._redis.url
+        try:
+            self._redis.start()
+        except FarmError as error:
+            self._report(f"redis: {error}; next try in {pause_s:g} s")
+        if self._redis.url != address:
+            raise FarmError("redis lost its port to another program; start the farm again")
+
+    def _worker(self, index: int, slot: Slot) -> Child:
+        env = {**slot.env, "FARM_WORKER_NAME": slot.name}
+        if port := self._settings.worker_metrics_port:
+            env["FARM_WORKER_METRICS_PORT"] = str(port + index)
+        return self._child(f"worker-{slot.name}", "worker", "--model", self._model, **env)
+
+    def _child(self, name: str, *arguments: str, **env: str) -> Child:
+        log = self._settings.data_dir / "logs" / f"{name}.log"
+        argv, full_env = (*self._command, *arguments), {**self._environment(), **env}
+        program = Program(name, argv, full_env, log, REFUSED)
+        return Child(program, self._report, self._clock)
+
+    def _environment(self) -> dict[str, str]:
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(PREFIX)}
+        path = os.pathsep.join(filter(None, (str(ROOT), inherited.get("PYTHONPATH"))))
+        env = {**inherited, **environment(self._settings), "PYTHONPATH": path}
+        return env | ({variable("redis_url"): self._redis.url} if self._redis else {})
+
+
+def bindable(host: str, port: int) -> int:
+    """The port if it is free on this address; for 0 one that is. Raises SettingsError."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            return int(probe.getsockname()[1])
+    except (OSError, OverflowError) as error:
+        why = getattr(error, "strerror", None) or error
+        message = f"cannot listen on {host} port {port} ({why}); choose another with --port"
+        raise SettingsError(message) from error

@@ -1,0 +1,180 @@
+"""The diffusers engine: one SD3.5 pipeline on one device, one image at a time."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+
+from shared.errors import FarmError, ModelError, RenderFailed
+from shared.jobs import RenderSpec
+from shared.models import ModelEntry
+from worker.engines.port import OnStep, Picture
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusion3Pipeline
+
+PROMPTS_KEPT = 32  # a prompt's embeddings are about 3 MB on the device
+WARM_UP_SIDE_PX = 64
+Embeddings = tuple[torch.Tensor, torch.Tensor]  # (1, 77 + T5 length, 4096), (1, 2048)
+
+
+class DiffusersSD3:
+    """A Renderer. It owns the pipeline: nothing else may call it."""
+
+    def __init__(
+        self,
+        pipe: StableDiffusion3Pipeline,
+        entry: ModelEntry,
+        device: str,
+        profile: dict[str, str],
+    ) -> None:
+        self._pipe = pipe
+        self._entry = entry
+        self._device = torch.device(device)
+        self._profile = profile
+        self._schedule = pipe.scheduler.config
+        self._embed = lru_cache(PROMPTS_KEPT)(self._encode)
+
+    def warm_up(self) -> None:
+        side = max(WARM_UP_SIDE_PX, self._entry.min_side_px)
+        self._try_out(side, side)
+        if self._entry.compile != "off":  # else the first order of this size pays for compiling
+            self._try_out(self._entry.width, self._entry.height)
+
+    def _try_out(self, width: int, height: int) -> None:
+        spec = RenderSpec(
+            model=self._entry.id,
+            model_digest=self._entry.digest,
+            prompt="a lighthouse on a cliff",
+            width=width,
+            height=height,
+            steps=1,
+            guidance_scale=self._entry.guidance_scale,
+            shift=self._entry.shift,
+            seed=0,
+        )
+        try:
+            rgb = self.render(spec, lambda done, total: None).rgb
+        except RenderFailed as error:
+            raise ModelError(f"{self._entry.id} cannot render: {error}") from error
+        if rgb == rgb[:3] * (width * height):
+            raise ModelError(f"{self._entry.id} draws one flat colour: are its weights damaged?")
+
+    def render(self, spec: RenderSpec, on_step: OnStep) -> Picture:
+        if spec.loras or spec.init_image_sha256 or spec.mask_image_sha256:
+            raise RenderFailed("render_error", "this engine takes neither LoRAs nor input images")
+        try:
+            with torch.inference_mode():
+                return self._draw(spec, on_step)
+        except FarmError:
+            raise
+        except torch.OutOfMemoryError as error:
+            traceback.clear_frames(error.__traceback__)  # they hold the tensors of this render
+            self._empty_cache()
+            message = f"the device has too little memory for {spec.width} x {spec.height}"
+            raise RenderFailed("out_of_memory", message, retryable=True) from error
+        except Exception as error:
+            message = f"the engine failed: {type(error).__name__}"
+            raise RenderFailed("render_error", message) from error
+        finally:
+            self._pipe.maybe_free_model_hooks()  # under offload: nothing stays on the card
+
+    def _draw(self, spec: RenderSpec, on_step: OnStep) -> Picture:
+        started = self._now()
+        prompt = self._embed(spec.prompt)
+        guided = spec.guidance_scale > 1
+        negative = self._embed(spec.negative_prompt) if guided else (None, None)
+        encoded = self._now()
+        latents = self._denoise(spec, prompt, negative, on_step)
+        denoised = self._now()
+        rgb = self._decode(latents)
+        timings = {
+            "text": encoded - started,
+            "denoise": denoised - encoded,
+            "decode": self._now() - denoised,
+        }
+        return Picture(rgb, spec.width, spec.height, timings, dict(self._profile))
+
+    def _encode(self, prompt: str) -> Embeddings:
+        """The same for both roles: an embedding does not know whether it will be negative."""
+        sequence, _, pooled, _ = self._pipe.encode_prompt(
+            prompt,
+            None,
+            None,
+            device=self._device,
+            do_classifier_free_guidance=False,
+            max_sequence_length=self._entry.max_sequence_length,
+        )
+        return sequence, pooled
+
+    def _denoise(
+        self,
+        spec: RenderSpec,
+        prompt: Embeddings,
+        negative: Embeddings | tuple[None, None],
+        on_step: OnStep,
+    ) -> torch.Tensor:
+        """Latents (1, 16, H/8, W/8) in the model's dtype."""
+
+        def after_step(
+            _pipe: Any, step: int, _time: Any, tensors: dict[str, Any]
+        ) -> dict[str, Any]:
+            self._wait()  # else the host runs ahead: progress would lie and cancel come late
+            on_step(step + 1, spec.steps)
+            return tensors
+
+        # Fresh: a scheduler keeps its step index, and `set_shift` would keep the old sigma_min.
+        self._pipe.scheduler = FlowMatchEulerDiscreteScheduler.from_config(
+            self._schedule, shift=spec.shift
+        )
+        latents: torch.Tensor = self._pipe(
+            prompt_embeds=prompt[0],
+            pooled_prompt_embeds=prompt[1],
+            negative_prompt_embeds=negative[0],
+            negative_pooled_prompt_embeds=negative[1],
+            latents=self._noise(spec),
+            width=spec.width,
+            height=spec.height,
+            num_inference_steps=spec.steps,
+            guidance_scale=spec.guidance_scale,
+            callback_on_step_end=after_step,
+            callback_on_step_end_tensor_inputs=[],
+            output_type="latent",
+            return_dict=False,
+        )[0]
+        return latents
+
+    def _noise(self, spec: RenderSpec) -> torch.Tensor:
+        """`NOISE_RECIPE`: drawn in float32 on the CPU, whatever the model's dtype and device."""
+        generator = torch.Generator("cpu").manual_seed(spec.seed)
+        channels = self._pipe.transformer.config.in_channels
+        return torch.randn((1, channels, spec.height // 8, spec.width // 8), generator=generator)
+
+    def _decode(self, latents: torch.Tensor) -> bytes:
+        """Raises RenderFailed for numbers that are no picture: they would be stored as black."""
+        config = self._pipe.vae.config
+        scaled = latents / config.scaling_factor + config.shift_factor
+        pixels = self._pipe.vae.decode(scaled, return_dict=False)[0]  # (1, 3, H, W), about -1..1
+        if not torch.isfinite(pixels).all():
+            raise RenderFailed("render_error", "the image has values that are not finite")
+        # In float32: bfloat16 would put every fifth value one level off.
+        levels = pixels.float().mul_(127.5).add_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+        rgb: bytes = levels[0].permute(1, 2, 0).cpu().numpy().tobytes()
+        return rgb
+
+    def _now(self) -> float:
+        self._wait()
+        return time.perf_counter()
+
+    def _wait(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
+    def _empty_cache(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()

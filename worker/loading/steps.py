@@ -1,0 +1,24 @@
+"""The steps of loading a model, told to whoever wants to know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+STEPS = ("download", "preflight", "load", "quantize", "place", "compile", "warmup")
+Report = Callable[[str, str], None]  # (step, "running" | "done" | "skipped" | "failed")
+
+
+def untold(_step: str, _state: str) -> None:
+    """A report that nobody reads."""
+
+
+@contextmanager
+def step(name: str, report: Report) -> Iterator[None]:
+    report(name, "running")
+    try:
+        yield
+    except BaseException:
+        report(name, "failed")
+        raise
+    report(name, "done")
