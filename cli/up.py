@@ -12,7 +12,7 @@ import click
 
 from cli.answers import FarmStatus
 from cli.client import FarmClient
-from cli.hints import base_url, how_to_use
+from cli.hints import base_url, how_to_use, program
 from cli.screen import FarmScreen
 from cli.settings import overridden
 from deploy.children import Report
@@ -138,7 +138,7 @@ def _greet(entry: ModelEntry, workers: int, say: Report) -> None:
     if entry.random_weights:
         say(
             f"{entry.id} has random weights, so every picture is noise. "
-            "For a real one: renderfarm up --model sd3.5-medium"
+            f"For a real one: {program()} up --model sd3.5-medium"
         )
 
 
