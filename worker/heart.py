@@ -49,7 +49,7 @@ class Heart:
     def idle(self) -> None:
         self._update(at_once=False, render=None, **self._unless_draining("ready"))
 
-    def step(self, name: str, status: Literal["running", "done", "skipped", "failed"]) -> None:
+    def step(self, name: str, status: str) -> None:
         """A loading step was reached; seconds are taken here."""
         seconds = None
         if status == "running":
@@ -57,7 +57,7 @@ class Heart:
         elif name in self._started:
             seconds = round(time.monotonic() - self._started[name], 3)
         event(log, "loading", step=name, status=status, seconds=seconds)
-        reached = LoadingStep(name=name, status=status, seconds=seconds)
+        reached = LoadingStep.model_validate({"name": name, "status": status, "seconds": seconds})
         steps = tuple(reached if old.name == name else old for old in self._status.steps)
         self._update(steps=steps)
 

@@ -24,7 +24,7 @@ log = logging.getLogger("farm.worker")
 AT_ONCE = 2
 PATIENCE_S = 60.0  # how long a store that does not answer is tried again
 
-Describe = Callable[[Claim], PictureInfo]
+Describe = Callable[[Claim, Picture], PictureInfo]
 
 
 class Keep:
@@ -86,7 +86,7 @@ class Keep:
 
     def _store_and_close(self, claim: Claim, lease: Lease, picture: Picture) -> None:
         started = time.perf_counter()
-        info = self._describe(claim)
+        info = self._describe(claim, picture)
         png = encode_png(picture.rgb, picture.width, picture.height, info)
         encoded = time.perf_counter()
         timings = {**picture.timings_s, "encode": encoded - started}

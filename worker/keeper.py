@@ -20,6 +20,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -139,10 +140,8 @@ class _Lines:
 
 def _teller(out: IO[str]) -> Tell:
     def tell(line: dict[str, Any]) -> None:
-        try:
+        with suppress(BrokenPipeError):  # the worker is gone; the closed pipe says so too
             print(json.dumps(line), file=out, flush=True)
-        except BrokenPipeError:
-            pass  # the worker is gone; the closed pipe says so too
 
     return tell
 

@@ -25,7 +25,7 @@ from shared.store import open_store
 from shared.store.port import Claim, JobStore, WorkerStatus
 from shared.store.redis_store import StoreConfig
 from shared.tickets import TASK, make_app, ticket_template
-from worker.engines.port import Renderer
+from worker.engines.port import Picture, Renderer
 from worker.heart import Heart
 from worker.keep import Keep
 from worker.leases import Leases
@@ -116,8 +116,13 @@ def _work(
     )
     stack.callback(leases.close)
 
-    def describe(claim: Claim) -> PictureInfo:
-        return PictureInfo.of(claim.spec, claim.fingerprint, random_weights=entry.random_weights)
+    def describe(claim: Claim, picture: Picture) -> PictureInfo:
+        return PictureInfo.of(
+            claim.spec,
+            claim.fingerprint,
+            random_weights=entry.random_weights,
+            profile=picture.profile,
+        )
 
     keep = Keep(store, open_results(settings), metrics, describe)
     stack.callback(keep.close)  # before the leases: what is being stored is stored

@@ -26,8 +26,7 @@ def store(request: pytest.FixtureRequest) -> Iterator[JobStore]:
     if request.param == "memory":
         yield MemoryJobStore(max_losses=MAX_LOSSES, max_queue=MAX_QUEUE)
         return
-    client = connect(request.getfixturevalue("redis_url_of")(request.param), patience_s=2)
-    client.flushall()
+    client = connect(request.getfixturevalue("redis_of")(request.param), patience_s=2)
     config = StoreConfig(ticket_template(), max_losses=MAX_LOSSES, max_queue=MAX_QUEUE)
     yield RedisJobStore(client, config)
     client.close()

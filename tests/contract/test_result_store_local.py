@@ -85,7 +85,7 @@ def test_the_last_result_takes_its_folder_with_it(tmp_path: Path) -> None:
 
     store.delete(sample())
 
-    assert os.listdir(tmp_path / "renders") == []
+    assert not any((tmp_path / "renders").iterdir())
 
 
 def test_a_reader_keeps_what_is_deleted_under_it(tmp_path: Path) -> None:
@@ -103,4 +103,4 @@ def test_opening_a_store_touches_nothing(tmp_path: Path) -> None:
     store = open_results(load_settings({"FARM_DATA_DIR": str(tmp_path / "data")}))
 
     assert isinstance(store, LocalResults)
-    assert os.listdir(tmp_path) == []
+    assert not any(tmp_path.iterdir())

@@ -107,7 +107,7 @@ def test_settings_open_the_bucket_they_name(bucket: Bucket) -> None:
 
 
 def test_an_impossible_endpoint_is_a_fault_of_the_settings() -> None:
-    with pytest.raises(SettingsError, match="127.0.0.1:9000"):
+    with pytest.raises(SettingsError, match=r"127\.0\.0\.1:9000"):
         S3Results("farm", endpoint="127.0.0.1:9000", access_key="a", secret_key="b")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import redis
@@ -19,8 +19,8 @@ OWNERS = ("alice", "bob", "carol")
 
 
 @pytest.fixture(scope="module")
-def client(redis_url_of) -> Iterator[redis.Redis]:  # type: ignore[no-untyped-def]
-    client = connect(redis_url_of("valkey"), patience_s=2)
+def client(redis_of: Callable[[str], str]) -> Iterator[redis.Redis]:
+    client = connect(redis_of("valkey"), patience_s=2)
     yield client
     client.close()
 

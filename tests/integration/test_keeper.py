@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -23,14 +24,13 @@ LEASE_S = 1.0
 
 
 @pytest.fixture
-def url(redis_url_of) -> str:  # type: ignore[no-untyped-def]
-    return str(redis_url_of("valkey"))
+def url(redis_of: Callable[[str], str]) -> str:
+    return redis_of("valkey")
 
 
 @pytest.fixture
 def store(url: str) -> Iterator[RedisJobStore]:
     client = connect(url, patience_s=2)
-    client.flushall()
     yield RedisJobStore(client, StoreConfig(ticket_template()))
     client.close()
 
@@ -151,8 +151,6 @@ time.sleep(600)
 def test_a_killed_workers_render_is_given_back_long_before_its_lease_ends(
     store: RedisJobStore, url: str
 ) -> None:
-    import json
-
     job = store.submit(submission()).job
     taken = store.claim(POOL, "token", "slot", "worker", 600.0)
     assert taken is not None

@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-import boto3
-
 from shared.results.local import LocalResults
 from shared.results.port import ResultStore
 from shared.results.s3 import S3Results
@@ -58,11 +56,7 @@ class Bucket:
             "access_key": server.access_key,
             "secret_key": server.secret_key,
         }
-        self._bucket = (
-            boto3.Session(server.access_key, server.secret_key, region_name="us-east-1")
-            .resource("s3", endpoint_url=server.http)
-            .Bucket(name)
-        )
+        self._bucket = server.s3.Bucket(name)
         self._bucket.create()
 
     def store(self, prefix: str = "", **changed: str) -> ResultStore:

@@ -12,7 +12,11 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
+from typing import Any
+
+import boto3
 
 from deploy.embedded import free_port
 from deploy.tether import tethered
@@ -71,6 +75,12 @@ class Rgw:
         self._daemons: list[subprocess.Popen[bytes]] = []
         self.certificate = folder / "cert.pem"
 
+    @cached_property
+    def s3(self) -> Any:
+        """A boto3 resource that speaks plain http; not for two threads."""
+        session = boto3.Session(self.access_key, self.secret_key, region_name="us-east-1")
+        return session.resource("s3", endpoint_url=self.http)
+
     def __enter__(self) -> "Rgw":
         try:
             self._start()
@@ -108,11 +118,10 @@ class Rgw:
         self._start_gateway()
 
     def _make_certificate(self) -> None:
-        self._run(
-            *"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2".split(),
-            *"-subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1".split(),
-            *("-keyout", "key.pem", "-out", "cert.pem"),
-        )
+        key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+        name = ("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2")
+        files = ("-keyout", "key.pem", "-out", "cert.pem")
+        self._run("openssl", "req", "-x509", *key, *name, *files)
 
     def _make_keyring(self) -> None:
         for number, (name, caps) in enumerate(CAPS.items()):

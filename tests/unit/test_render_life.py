@@ -108,7 +108,7 @@ class Farm:
         return self.registry.get_sample_value("renderfarm_renders_total", {"outcome": outcome}) or 0
 
 
-def _describe(claim: Claim) -> PictureInfo:
+def _describe(claim: Claim, picture: Picture) -> PictureInfo:
     return PictureInfo.of(claim.spec, claim.fingerprint, random_weights=True)
 
 

@@ -1,0 +1,46 @@
+"""Log lines: one JSON object each, with the fields of the event and without passwords."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+
+from shared.logs import _Json, _Text, event, redact
+
+log = logging.getLogger("farm.test")
+
+
+@pytest.fixture
+def lines(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level("DEBUG", "farm.test")
+    return caplog
+
+
+def test_an_event_is_one_json_object(lines: pytest.LogCaptureFixture) -> None:
+    event(log, "claimed", job="job_1", render="r1", worker=None)
+
+    seen = json.loads(_Json("worker").format(lines.records[0]))
+
+    assert seen["action"] == seen["message"] == "claimed"
+    assert (seen["job"], seen["render"], seen["component"]) == ("job_1", "r1", "worker")
+    assert "worker" not in seen
+    assert seen["time"].endswith("Z")
+
+
+def test_people_get_words(lines: pytest.LogCaptureFixture) -> None:
+    event(log, "claimed", logging.WARNING, job="job_1")
+
+    assert _Text("worker").format(lines.records[0]).endswith("worker WARNING claimed job=job_1")
+
+
+def test_no_password_gets_through(lines: pytest.LogCaptureFixture) -> None:
+    try:
+        raise ConnectionError("cannot reach redis://:hunter2@db:6379/0")
+    except ConnectionError:
+        log.exception("lost redis://user:hunter2@db")
+
+    for formatter in (_Json("api"), _Text("api")):
+        assert "hunter2" not in formatter.format(lines.records[0])
+    assert redact("s3://bucket/key") == "s3://bucket/key"
