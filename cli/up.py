@@ -81,8 +81,8 @@ def run(
             if wait_ready(farm, client, entry.id, screen, interrupts):
                 screen.done(how_to_use(settings, entry))
         while not interrupts.heard:
-            time.sleep(TICK_S)
             farm.tick()
+            time.sleep(TICK_S)
     finally:
         screen.say("stopping: workers finish what they hold; Ctrl-C again to end at once")
         first = min(interrupts.heard, 1)

@@ -147,6 +147,7 @@ class EmbeddedRedis:
                 stdout=log,
                 stderr=log,
                 pass_fds=(lock_fd,),
+                start_new_session=True,  # Ctrl-C in the terminal is the supervisor's alone
             )
         sign(lock_fd, self._process.pid)
 
