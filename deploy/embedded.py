@@ -147,7 +147,7 @@ class EmbeddedRedis:
                 stdout=log,
                 stderr=log,
                 pass_fds=(lock_fd,),
-                start_new_session=True,  # Ctrl-C in the terminal is the supervisor's alone
+                start_new_session=True,  # a Ctrl-C is for the supervisor: Redis goes last
             )
         sign(lock_fd, self._process.pid)
 

@@ -57,7 +57,7 @@ def in_process(chores: Chores) -> type[beat.Scheduler]:
     """A beat scheduler that does the chore instead of sending it."""
 
     class InProcess(beat.Scheduler):
-        producer = None  # nothing is sent, so no broker is needed
+        producer: Any = None  # nothing is sent, so no broker is needed
 
         def apply_async(self, entry: Any, *args: Any, **kwargs: Any) -> None:
             run(entry.task, getattr(chores, entry.task))
@@ -83,7 +83,7 @@ def serve(settings: Settings) -> None:
         name: {"task": name, "schedule": every_s} for name, every_s in EVERY_S.items()
     }
     chores = Chores(open_store(settings, patience_s=5.0))
-    service = beat.Service(app, max_interval=0.5, scheduler_cls=in_process(chores))
+    service = beat.Service(app, max_interval=1, scheduler_cls=in_process(chores))
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: service.stop())
     event(log, "started", chores=",".join(EVERY_S))

@@ -74,9 +74,9 @@ class Keep:
             self._store_and_close(claim, lease, picture)
         except FarmError as error:
             # The lease ends with this: somebody will claim the render, and find what was stored.
-            event(log, "not_closed", logging.WARNING, **_who(claim), reason=str(error))
+            event(log, "not_closed", logging.WARNING, **claim.who, reason=str(error))
         except Exception:
-            event(log, "not_kept", logging.ERROR, **_who(claim))
+            event(log, "not_kept", logging.ERROR, **claim.who)
             log.exception("internal error while keeping a picture")
             failure = Failure(code="internal_error", message="the picture could not be kept")
             self._store.close(claim.render_id, claim.token, failure)
@@ -127,7 +127,7 @@ class Keep:
             pause_s = min(pause_s * 2, 5.0)
 
     def _fail(self, claim: Claim, error: ResultsUnavailable) -> None:
-        event(log, "failed", logging.WARNING, **_who(claim), reason=str(error))
+        event(log, "failed", logging.WARNING, **claim.who, reason=str(error))
         message = "the storage did not answer; the picture could not be kept"
         failure = Failure(code="storage_unavailable", message=message, retryable=True)
         self._store.close(claim.render_id, claim.token, failure)
@@ -136,7 +136,7 @@ class Keep:
     def _close(self, claim: Claim, result: StoredResult, timings: dict[str, float]) -> None:
         device_s = sum(result.timings_s.get(p, 0.0) for p in ("text", "denoise", "decode"))
         if not self._store.close(claim.render_id, claim.token, result, device_s=device_s):
-            event(log, "lost", logging.WARNING, **_who(claim), state="storing")
+            event(log, "lost", logging.WARNING, **claim.who, state="storing")
             self._metrics.renders.labels("lost").inc()
             self._results.delete(result)  # another claim publishes its own
             return
@@ -144,10 +144,6 @@ class Keep:
         for phase, seconds in timings.items():
             self._metrics.phase_seconds.labels(phase).observe(seconds)
         event(
-            log, "stored", **_who(claim), bytes=result.size_bytes,
+            log, "stored", **claim.who, bytes=result.size_bytes,
             **{f"{phase}_s": round(seconds, 4) for phase, seconds in timings.items()},
         )  # fmt: skip
-
-
-def _who(claim: Claim) -> dict[str, Any]:
-    return {"job": ",".join(claim.jobs), "render": claim.render_id, "attempt": claim.attempt}

@@ -7,10 +7,12 @@ import os
 import signal
 import socket
 import sys
+import warnings
 from contextlib import ExitStack
 from typing import Any
 
 from celery import signals
+from celery.exceptions import SecurityWarning
 from prometheus_client import CollectorRegistry, start_http_server
 
 from shared.errors import FarmError
@@ -146,6 +148,8 @@ def _consume(settings: Settings, bench: Bench, seat: Seat) -> int:
     def on_shutdown(**_: Any) -> None:
         bench.drain()
 
+    # Celery warns root of pickle, which this worker does not accept.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
     signals.setup_logging.connect(_keep_our_logging)
     signals.worker_shutting_down.connect(on_shutdown)
     worker = app.Worker(

@@ -86,7 +86,7 @@ class Bench:
             return False
         self._observe_idle()
         lease = self._leases.hold(claim)
-        event(log, "claimed", **self._who(claim), waited_s=_ms(claim.claimed_at - claim.queued_at))
+        event(log, "claimed", **claim.who, waited_s=_ms(claim.claimed_at - claim.queued_at))
         self._heart.busy(claim.render_id)
         try:
             self._live(claim, lease)
@@ -152,19 +152,11 @@ class Bench:
 
     def _ended(self, outcome: str, claim: Claim, level: int = logging.INFO, **fields: Any) -> None:
         self._metrics.renders.labels(outcome).inc()
-        event(log, outcome, level, **self._who(claim), **fields)
+        event(log, outcome, level, **claim.who, **fields)
 
     def _observe_idle(self) -> None:
         if self._idle_since is not None:
             self._metrics.idle_seconds.observe(time.monotonic() - self._idle_since)
-
-    def _who(self, claim: Claim) -> dict[str, Any]:
-        return {
-            "job": ",".join(claim.jobs),
-            "render": claim.render_id,
-            "worker": self._seat.name,
-            "attempt": claim.attempt,
-        }
 
 
 def _found(look: Future[StoredResult | None] | None, limit_s: float) -> bool:

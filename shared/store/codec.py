@@ -127,6 +127,7 @@ def decode_claim(answer: list[Any]) -> Claim:
         attempt=int(fields["attempt"]),
         fresh="fresh" in fields,
         jobs=tuple(sorted({waiter.rpartition(":")[0] for waiter in waiters})),
+        worker=fields["worker"],
         queued_at=float(fields["queued_at"]),
         claimed_at=float(now),
     )

@@ -245,6 +245,7 @@ class MemoryJobStore:
             attempt=entry.render.attempt,
             fresh=entry.fresh,
             jobs=tuple(sorted({job for job, _ in entry.waiters})),
+            worker=entry.render.worker or "",
             queued_at=entry.render.queued_at,
             claimed_at=self._now(),
         )

@@ -58,8 +58,20 @@ class Claim:
     attempt: int
     fresh: bool
     jobs: tuple[str, ...]
+    worker: str
     queued_at: float
     claimed_at: float
+
+    @property
+    def who(self) -> dict[str, str | int]:
+        """What every log line about this claim carries."""
+        jobs = ",".join(self.jobs)
+        return {
+            "job": jobs,
+            "render": self.render_id,
+            "worker": self.worker,
+            "attempt": self.attempt,
+        }
 
 
 @dataclass(slots=True, frozen=True)

@@ -142,7 +142,7 @@ import json, sys, time
 from worker.leases import Leases
 from shared.store.port import Claim
 leases = Leases(json.loads(sys.argv[1]))
-leases.hold(Claim(sys.argv[2], "token", "", None, 1, False, (), 0, 0))
+leases.hold(Claim(sys.argv[2], "token", "", None, 1, False, (), "", 0, 0))
 print("held", flush=True)
 time.sleep(600)
 """

@@ -1,0 +1,107 @@
+"""The HTTP application, from its parts."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, Response
+from prometheus_client import CollectorRegistry
+from starlette.exceptions import HTTPException
+from starlette.staticfiles import StaticFiles
+
+from api.auth import read_keys
+from api.errors import Problem, add_schema, problem_of, respond
+from api.farm import Farm
+from api.middleware import BodyLimit, RequestLog
+from api.routes import files, get, jobs, models, ops
+from api.routes import results as result_routes
+from api.signing import Signer
+from shared.errors import FarmError
+from shared.metrics import ApiMetrics, StoreCollector
+from shared.models import Catalog
+from shared.results.port import ResultStore
+from shared.settings import Settings
+from shared.store.port import JobStore
+
+WEB = Path(__file__).parent / "web"
+_PAGE = {
+    "Cache-Control": "no-cache",
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "Referrer-Policy": "no-referrer",
+}
+
+
+def create_app(
+    settings: Settings,
+    store: JobStore,
+    results: ResultStore,
+    catalog: Catalog,
+    registry: CollectorRegistry | None = None,
+) -> FastAPI:
+    """The API over these parts. Connects to nothing. Raises SettingsError for bad keys."""
+    registry = registry or CollectorRegistry()
+    registry.register(StoreCollector(store))
+    app = FastAPI(
+        title="renderfarm",
+        version=_version(),
+        description=_ABOUT,
+        redirect_slashes=False,
+        redoc_url=None,
+    )
+    app.state.farm = Farm(
+        settings=settings,
+        store=store,
+        results=results,
+        catalog=catalog,
+        keys=read_keys(settings),
+        signer=Signer(settings, store),
+        registry=registry,
+        metrics=ApiMetrics(registry),
+        version=app.version,
+    )
+    _add_routes(app)
+    for kind in (HTTPException, RequestValidationError, FarmError, Problem):
+        app.add_exception_handler(kind, _answer)
+    app.add_middleware(BodyLimit, limit_bytes=settings.max_body_mb * 2**20)
+    app.add_middleware(RequestLog, metrics=app.state.farm.metrics)  # the last is the outermost
+    return app
+
+
+def _add_routes(app: FastAPI) -> None:
+    for router in (jobs.router, result_routes.router, files.router, models.router):
+        app.include_router(router)
+        app.include_router(router, prefix="/v1", include_in_schema=False)
+    app.include_router(ops.router)
+    app.mount("/web", StaticFiles(directory=WEB))
+    get(app.router, "/", include_in_schema=False)(_page)
+    described = app.openapi
+    app.openapi = lambda: add_schema(described())  # type: ignore[method-assign]
+
+
+def _page() -> FileResponse:
+    return FileResponse(WEB / "index.html", headers=_PAGE)
+
+
+async def _answer(request: Request, error: Exception) -> Response:
+    return respond(request, problem_of(error))
+
+
+def _version() -> str:
+    try:
+        return version("renderfarm")
+    except PackageNotFoundError:  # run from a folder that was never installed
+        return "0"
+
+
+_ABOUT = """\
+Order images of Stable Diffusion 3.5, look at the job, fetch the pictures.
+
+Everything under `/jobs`, `/files` and `/models` answers under `/v1` too.
+Every fault is `application/problem+json`; `GET /errors` lists the codes.
+"""

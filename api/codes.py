@@ -1,0 +1,100 @@
+"""The table of error codes, as `GET /errors` serves it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+INVALID = "invalid_request_error"
+
+
+@dataclass(slots=True, frozen=True)
+class Kind:
+    """What a code means. `type` is OpenAI's `error.type`."""
+
+    statuses: tuple[int, ...]
+    meaning: str
+    title: str
+    type: str = INVALID
+
+
+def _kinds(*statuses: int, type: str = INVALID, **meanings: str) -> dict[str, Kind]:
+    return {
+        code: Kind(statuses, meaning, code.replace("_", " ").capitalize(), type)
+        for code, meaning in meanings.items()
+    }
+
+
+CODES: dict[str, Kind] = {
+    **_kinds(
+        400,
+        invalid_json="The body is not a JSON object in UTF-8.",
+        invalid_value="A field has a wrong type or lies outside its limits.",
+        missing_field="A required field is missing.",
+        unknown_field="There is no such field.",
+        conflicting_fields="A field and its alias say different things.",
+        invalid_size="Width or height is outside what the model can draw.",
+        unsupported_for_model="This cannot be ordered here.",
+        invalid_idempotency_key="Idempotency-Key is 1 to 255 visible ASCII characters.",
+    ),
+    **_kinds(
+        401,
+        type="authentication_error",
+        missing_api_key="The farm wants a key: `Authorization: Bearer KEY`.",
+        invalid_api_key="The key, or the signature of a URL, is not right.",
+    ),
+    **_kinds(
+        403,
+        type="permission_error",
+        url_expired="The signed URL has expired; the job has a fresh one.",
+    ),
+    **_kinds(
+        404,
+        job_not_found="There is no such job, or it is not yours.",
+        image_not_found="The job has no such picture, or not yet.",
+        unknown_url="There is nothing at this URL.",
+    ),
+    **_kinds(400, 404, model_not_found="The farm serves no model of this name."),
+    **_kinds(405, method_not_allowed="This URL does not answer this method; see `Allow`."),
+    **_kinds(406, not_acceptable="None of the types in `Accept` can be made."),
+    **_kinds(409, job_already_finished="The job had finished before it could be canceled."),
+    **_kinds(
+        410,
+        result_gone="The picture is no longer stored; order it again.",
+        job_failed="The picture could not be rendered; the job says why.",
+        job_canceled="The picture was canceled.",
+        job_expired="The picture had not been started by the deadline.",
+    ),
+    **_kinds(413, body_too_large="The body is larger than the farm takes."),
+    **_kinds(415, unsupported_media_type="The body must be `application/json`."),
+    **_kinds(416, invalid_range="The range lies outside the picture."),
+    **_kinds(422, idempotency_key_reused="This Idempotency-Key was used with another order."),
+    **_kinds(
+        500,
+        type="server_error",
+        internal_error="A fault of the farm; it has been logged under the request's id.",
+    ),
+    **_kinds(
+        503,
+        type="server_error",
+        queue_full="The queue is full; try again after `Retry-After` seconds.",
+        store_unavailable="The job store or the result store does not answer; try again.",
+    ),
+}
+
+
+def kind_of(code: str) -> Kind:
+    return CODES[code]
+
+
+def table() -> list[dict[str, Any]]:
+    return [
+        {
+            "code": code,
+            "title": kind.title,
+            "status": list(kind.statuses),
+            "type": kind.type,
+            "meaning": kind.meaning,
+        }
+        for code, kind in CODES.items()
+    ]

@@ -1,0 +1,51 @@
+"""What the routes stand on: one `Farm` per application, made by `create_app`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fastapi import Request
+from prometheus_client import CollectorRegistry
+
+from api.auth import Keys, Owner
+from api.links import Links, links
+from api.signing import Signer
+from shared.errors import JobNotFound
+from shared.jobs import Job
+from shared.metrics import ApiMetrics
+from shared.models import Catalog
+from shared.results.port import ResultStore
+from shared.settings import Settings
+from shared.store.port import JobStore
+
+
+@dataclass(slots=True, frozen=True)
+class Farm:
+    settings: Settings
+    store: JobStore
+    results: ResultStore
+    catalog: Catalog
+    keys: Keys
+    signer: Signer
+    registry: CollectorRegistry
+    metrics: ApiMetrics
+    version: str
+
+    def links(self, request: Request) -> Links:
+        return links(request, self.settings, self.signer)
+
+    def find(self, request: Request, job_id: str, owner: Owner | None) -> Job:
+        """The job, for its owner or an admin; None where a signature spoke for the caller.
+
+        Raises JobNotFound, also for another's job, and StoreUnavailable.
+        """
+        job = self.store.get(job_id)
+        if owner is not None and not owner.may_see(job):
+            raise JobNotFound
+        request.state.job_id = job.id
+        return job
+
+
+def farm_of(request: Request) -> Farm:
+    farm: Farm = request.app.state.farm
+    return farm

@@ -1,0 +1,57 @@
+"""The composition root of the API: `renderfarm api`, or `python -m uvicorn api.main:app`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from api.app import create_app
+from api.auth import refuse_open_door
+from shared import logs
+from shared.models import load_catalog
+from shared.results import open_results
+from shared.settings import Settings, load_settings
+from shared.store import open_store
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+KEEP_ALIVE_S = 75  # longer than the 60 s of most proxies, so that they close first
+GRACE_S = 30
+
+
+def build(settings: Settings) -> FastAPI:
+    """The application on the real parts. Raises SettingsError, ModelError."""
+    refuse_open_door(settings)
+    return create_app(
+        settings,
+        open_store(settings),
+        open_results(settings),
+        load_catalog(settings.models_file, settings.default_model),
+    )
+
+
+def serve(settings: Settings) -> None:
+    """Answer until SIGTERM or SIGINT, then finish what was begun. Raises SettingsError."""
+    logs.setup("api", settings.log_level, settings.log_format)
+    uvicorn.run(
+        build(settings),
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,  # the application logs requests itself, without signatures
+        server_header=False,
+        proxy_headers=False,  # api.links reads them, where they are trusted
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=GRACE_S,
+    )
+
+
+def __getattr__(name: str) -> FastAPI:
+    """`app`, made when a server asks for it and not at import."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    settings = load_settings()
+    logs.setup("api", settings.log_level, settings.log_format)
+    return build(settings)

@@ -1,0 +1,88 @@
+"""The bytes of one finished image as a response: converted, in part, or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from fastapi import Request
+from fastapi.responses import Response, StreamingResponse
+
+from api.errors import Problem
+from api.farm import Farm
+from api.negotiation import Unsatisfiable, byte_range, unchanged
+from api.views import CONTENT_TYPES
+from shared import images
+from shared.errors import ResultGone
+from shared.jobs import Job, JobImage, StoredResult
+
+
+def picture(
+    request: Request,
+    farm: Farm,
+    job: Job,
+    image: JobImage,
+    stored: StoredResult,
+    kind: str,
+    headers: dict[str, str],
+) -> Response:
+    """200, 206 or 304. The PNG master streams; WebP and JPEG are made from it in memory.
+
+    Raises Problem 410 and 416, ResultsUnavailable.
+    """
+    etag = f'"{stored.sha256}"'
+    compression = job.input["output_compression"]
+    if kind != "png":
+        etag = f'"{stored.sha256}-{kind}-{compression}"'
+    headers |= {
+        "ETag": etag,
+        "Accept-Ranges": "bytes",
+        "Seed": str(image.render.spec.seed),
+        "Content-Disposition": f'inline; filename="{job.id}-{image.index}.{kind}"',
+    }
+    if unchanged(request.headers, etag):
+        return Response(status_code=304, headers=headers)
+    if kind == "png":
+        return _master(request, farm, image, stored, headers)
+    data = images.convert(whole(farm, image, stored), kind, compression)
+    span, status = _span(request, len(data), headers)
+    return Response(data[slice(*span)], status, headers, CONTENT_TYPES[kind])
+
+
+def whole(farm: Farm, image: JobImage, stored: StoredResult) -> bytes:
+    """The PNG master. Raises Problem 410, ResultsUnavailable."""
+    return b"".join(_read(farm, image, stored, 0, stored.size_bytes))
+
+
+def _master(
+    request: Request, farm: Farm, image: JobImage, stored: StoredResult, headers: dict[str, str]
+) -> Response:
+    (start, end), status = _span(request, stored.size_bytes, headers)
+    pieces = _read(farm, image, stored, start, end)
+    headers["Content-Length"] = str(end - start)
+    if request.method == "HEAD":
+        pieces = ()
+    return StreamingResponse(pieces, status, headers, stored.content_type)
+
+
+def _span(request: Request, size: int, headers: dict[str, str]) -> tuple[tuple[int, int], int]:
+    """Which bytes to send, under which status. Raises Problem 416."""
+    try:
+        part = byte_range(request.headers, size, headers["ETag"])
+    except Unsatisfiable:
+        outside = {"Content-Range": f"bytes */{size}"}
+        raise Problem(416, "invalid_range", f"it has {size} bytes", headers=outside) from None
+    if part is None:
+        return (0, size), 200
+    headers["Content-Range"] = f"bytes {part[0]}-{part[1] - 1}/{size}"
+    return part, 206
+
+
+def _read(
+    farm: Farm, image: JobImage, stored: StoredResult, start: int, end: int
+) -> Iterable[bytes]:
+    try:
+        return farm.results.read(stored, start, end)
+    except ResultGone:
+        # The record outlived the picture: the next order of it must render again.
+        farm.store.forget(image.render.fingerprint, image.render.id)
+        raise

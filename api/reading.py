@@ -1,0 +1,89 @@
+"""Bytes to a `NewJob`, or one refusal that names every bad field."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from fastapi import Request
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails, from_json
+
+from api.codes import CODES
+from api.errors import Fault, Problem, refuse
+from api.schemas import ALIASES, SIZE, Limits, NewJob
+from shared.fingerprint import encode
+
+_CODES = {"missing": "missing_field", "extra_forbidden": "unknown_field"}
+_SIDES = ("width", "height")
+
+
+async def json_body(request: Request) -> bytes:
+    """The raw body; it is parsed in the route's thread. Raises Problem 413 or 415."""
+    kind = request.headers.get("content-type", "application/json").partition(";")[0]
+    if kind.strip().lower() != "application/json":
+        raise Problem(415, "unsupported_media_type", "send the order as application/json")
+    return await request.body()
+
+
+def parse(body: bytes, limits: Limits) -> NewJob:
+    """Raises Problem 400 with all faults."""
+    fields, spelled, faults = fold(_object(body))
+    try:
+        order = NewJob.model_validate(fields, context=limits)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+        faults += [_fault(one, spelled) for one in found]
+    if faults:
+        raise refuse(list({fault.name: fault for fault in reversed(faults)}.values())[::-1])
+    return order
+
+
+def fold(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str], list[Fault]]:
+    """Absent for null, fields for aliases; how each was spelled; where field and alias differ."""
+    fields = {name: value for name, value in given.items() if value is not None}
+    spelled: dict[str, str] = {}
+    faults: list[Fault] = []
+
+    def put(name: str, alias: str, value: Any) -> None:
+        if fields.setdefault(name, value) != value:
+            faults.append(Fault("conflicting_fields", alias, f"says something else than {name}"))
+        elif name not in given:
+            spelled[name] = alias
+
+    for alias in ALIASES.keys() & fields.keys():
+        put(ALIASES[alias], alias, fields.pop(alias))
+    if (size := fields.pop("size", None)) is not None:
+        match = SIZE.fullmatch(size) if isinstance(size, str) else None
+        if match is None:
+            faults.append(Fault("invalid_size", "size", "must be WIDTHxHEIGHT, such as 1024x768"))
+        else:
+            for name, side in zip(_SIDES, match.groups(), strict=True):
+                put(name, "size", int(side))
+    return fields, spelled, faults
+
+
+def digest(order: NewJob) -> str:
+    """SHA-256 of what the client said: aliases folded, before defaults and seed."""
+    said = order.model_dump(mode="json", exclude_unset=True)
+    return hashlib.sha256(encode(said)).hexdigest()
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        value = from_json(body, allow_inf_nan=False)
+    except ValueError as error:  # also for deep nesting and endless numbers
+        raise Problem(400, "invalid_json", f"the body is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise Problem(400, "invalid_json", "the body must be a JSON object")
+    return value
+
+
+def _fault(found: ErrorDetails, spelled: dict[str, str]) -> Fault:
+    field, *rest = (str(part) for part in found["loc"] if part != "[key]")
+    code = found["type"] if found["type"] in CODES else _CODES.get(found["type"], "invalid_value")
+    if field in _SIDES and code == "invalid_value":
+        code = "invalid_size"
+    path = [spelled.get(field, field), *rest]
+    name = "/".join(part[:100].replace("~", "~0").replace("/", "~1") for part in path)
+    return Fault(code, name, found["msg"])

@@ -1,0 +1,67 @@
+"""Pictures by signed URL, or by their owner's key."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Path, Query, Request
+from fastapi.responses import Response
+
+from api.auth import CallerKey, Owner, identify
+from api.errors import Problem, responses
+from api.farm import Farm, farm_of
+from api.links import EXTENSIONS, file_path
+from api.pictures import picture
+from api.routes import get
+from api.views import CONTENT_TYPES
+from shared.jobs import RenderState
+
+router = APIRouter(tags=["files"])
+_KINDS = {extension: kind for kind, extension in EXTENSIONS.items()}
+_FOR_EVER = {"Cache-Control": "private, max-age=31536000, immutable"}
+
+
+@get(
+    router,
+    "/files/{job_id}/{index}.{extension}",
+    summary="Open a picture",
+    responses={
+        200: {"content": {kind: {} for kind in CONTENT_TYPES.values()}},
+        206: {"description": "The bytes that `Range` asked for"},
+        304: {"description": "Nothing changed"},
+        **responses(
+            "missing_api_key", "invalid_api_key", "url_expired", "job_not_found",
+            "image_not_found", "result_gone", "invalid_range", "store_unavailable",
+        ),
+    },
+)  # fmt: skip
+def file(
+    request: Request,
+    key: CallerKey,
+    job_id: str,
+    index: Annotated[int, Path(ge=0)],
+    extension: Literal["png", "webp", "jpg"],
+    exp: Annotated[str | None, Query(description="From the job")] = None,
+    sig: Annotated[str | None, Query(description="From the job")] = None,
+) -> Response:
+    farm = farm_of(request)
+    owner = _caller(request, farm, key, file_path(job_id, index, extension), exp, sig)
+    job = farm.find(request, job_id, owner)
+    image = job.images[index] if index < len(job.images) else None
+    if image is None or image.status is not RenderState.succeeded or image.render.result is None:
+        raise Problem(404, "image_not_found", "the job has no such picture, or not yet")
+    kind = _KINDS[extension]
+    return picture(request, farm, job, image, image.render.result, kind, dict(_FOR_EVER))
+
+
+def _caller(
+    request: Request, farm: Farm, key: str | None, path: str, exp: str | None, sig: str | None
+) -> Owner | None:
+    """None where the signature opens the file. A key that is sent speaks before a signature.
+
+    A URL that carries a signature stands or falls with it, in a farm without keys too.
+    """
+    if key is None and (exp is not None or sig is not None):
+        farm.signer.check(path, exp or "", sig or "")
+        return None
+    return identify(request, key)

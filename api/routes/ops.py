@@ -1,0 +1,119 @@
+"""What operators and probes ask: health, status, metrics, error codes."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from api.auth import CallerKey
+from api.codes import table
+from api.errors import Problem, responses
+from api.farm import farm_of
+from api.routes import get
+from api.routes.models import ready_workers
+from shared.errors import StoreUnavailable, Unavailable
+from shared.models import ModelEntry
+from shared.store.port import WorkerStatus
+
+router = APIRouter(tags=["operations"])
+
+
+@get(router, "/healthz", summary="The process lives")
+def healthz() -> dict[str, bool]:
+    return {"ok": True}
+
+
+@get(
+    router,
+    "/readyz",
+    summary="Jobs can be taken",
+    responses={503: {"description": "Not now; the same body"}, **responses("model_not_found")},
+)
+def readyz(
+    request: Request,
+    model: Annotated[str | None, Query(description="Also wants a ready worker of it")] = None,
+) -> JSONResponse:
+    farm = farm_of(request)
+    entry = farm.catalog.find(model) if model else None
+    checks = {"redis": _answers(farm.store.ping), "storage": _answers(farm.results.check)}
+    ready = checks["redis"]
+    if entry and ready:
+        checks["model"] = ready = ready_workers(entry, farm.store.workers()) > 0
+    return JSONResponse({"ready": ready, "checks": checks}, 200 if ready else 503)
+
+
+@get(router, "/status", summary="How far each model has come")
+def status(request: Request) -> dict[str, Any]:
+    farm = farm_of(request)
+    try:
+        workers = farm.store.workers()
+    except StoreUnavailable:  # its own words may name hosts; the class's do not
+        reason = str(StoreUnavailable())
+        return {"ready": False, "reason": reason, "version": farm.version, "models": []}
+    shown = [_status(entry, workers) for entry in farm.catalog.entries.values()]
+    ready = any(model["ready"] for model in shown)
+    reason = None if ready else _reason(workers)
+    return {"ready": ready, "reason": reason, "version": farm.version, "models": shown}
+
+
+@get(
+    router,
+    "/metrics",
+    summary="Prometheus metrics",
+    response_class=Response,
+    responses={
+        200: {"content": {"text/plain": {"schema": {"type": "string"}}}},
+        **responses("missing_api_key", "invalid_api_key"),
+    },
+)
+def metrics(request: Request, key: CallerKey) -> Response:
+    farm = farm_of(request)
+    if farm.settings.metrics_token:
+        _check_token(key, farm.settings.metrics_token.get_secret_value())
+    return Response(generate_latest(farm.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+@get(router, "/errors", summary="Every error code and what it means")
+def errors() -> dict[str, Any]:
+    return {"object": "list", "data": table()}
+
+
+def _check_token(key: str | None, token: str) -> None:
+    if not hmac.compare_digest((key or "").encode(), token.encode()):
+        code = "invalid_api_key" if key else "missing_api_key"
+        challenge = {"WWW-Authenticate": "Bearer"}
+        raise Problem(401, code, "send the metrics token as a Bearer token", headers=challenge)
+
+
+def _answers(check: Callable[[], None]) -> bool:
+    try:
+        check()
+    except Unavailable:
+        return False
+    return True
+
+
+def _status(entry: ModelEntry, workers: Sequence[WorkerStatus]) -> dict[str, Any]:
+    mine = [worker for worker in workers if worker.pool == entry.pool]
+    return {
+        "id": entry.id,
+        "ready": ready_workers(entry, workers) > 0,
+        "workers": [w.model_dump(mode="json", include={"state", "steps", "error"}) for w in mine],
+    }
+
+
+def _reason(workers: Sequence[WorkerStatus]) -> str:
+    """One sentence for the operator: the worst news first."""
+    for worker in workers:
+        if worker.error:
+            return f"a worker of {worker.model} failed: {worker.error}"
+    for worker in workers:
+        if worker.state == "loading":
+            step = next((s.name for s in worker.steps if s.status == "running"), "start")
+            return f"a worker of {worker.model} is loading ({step})"
+    return "no worker is running"

@@ -1,0 +1,91 @@
+"""The pictures of a job, by what the client accepts."""
+
+from __future__ import annotations
+
+import base64
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import JSONResponse, Response
+
+from api.answers import JobView
+from api.auth import Caller
+from api.errors import Problem, responses
+from api.farm import Farm, farm_of
+from api.negotiation import preferred
+from api.pictures import picture, whole
+from api.routes import get
+from api.views import CONTENT_TYPES, shown
+from shared import images
+from shared.jobs import OPEN, Job, JobImage, RenderState
+
+router = APIRouter(tags=["jobs"])
+_JSON = "application/json"
+
+
+@get(
+    router,
+    "/jobs/{job_id}/result",
+    summary="Fetch a picture, or all as JSON",
+    responses={
+        200: {
+            "description": "By `Accept`: the bytes of one picture, or JSON with all of them",
+            "content": {kind: {} for kind in (*CONTENT_TYPES.values(), _JSON)},
+        },
+        202: {"model": JobView, "description": "Not finished yet"},
+        206: {"description": "The bytes that `Range` asked for"},
+        304: {"description": "Nothing changed"},
+        **responses(
+            "missing_api_key", "invalid_api_key", "job_not_found", "image_not_found",
+            "not_acceptable", "result_gone", "job_failed", "job_canceled", "job_expired",
+            "invalid_range", "store_unavailable",
+        ),
+    },
+)  # fmt: skip
+def result(
+    request: Request, owner: Caller, job_id: str, index: Annotated[int, Query(ge=0)] = 0
+) -> Response:
+    farm = farm_of(request)
+    job = farm.find(request, job_id, owner)
+    offers = [CONTENT_TYPES[job.input["output_format"]], *CONTENT_TYPES.values(), _JSON]
+    media_type = preferred(request.headers.get("accept", ""), offers)
+    if media_type is None:
+        raise Problem(406, "not_acceptable", f"this can be {', '.join(dict.fromkeys(offers))}")
+    if media_type == _JSON:
+        return _all(request, farm, job)
+    if index >= len(job.images):
+        raise Problem(404, "image_not_found", f"the job has {len(job.images)} images", "index")
+    image = job.images[index]
+    if image.status in OPEN:
+        return shown(request, farm, job, 202, {})
+    if image.status is not RenderState.succeeded or image.render.result is None:
+        raise _without_picture(image)
+    kind = next(kind for kind, media in CONTENT_TYPES.items() if media == media_type)
+    headers = {"Cache-Control": "private, no-cache", "Vary": "Accept"}
+    return picture(request, farm, job, image, image.render.result, kind, headers)
+
+
+def _all(request: Request, farm: Farm, job: Job) -> Response:
+    """Every picture there is, in the order's format, once the job is done."""
+    if not job.done:
+        return shown(request, farm, job, 202, {})
+    found = [(i, i.render.result) for i in job.images if i.status is RenderState.succeeded]
+    if not found:
+        raise _without_picture(job.images[0])
+    kind, compression = job.input["output_format"], job.input["output_compression"]
+    entries = []
+    for image, stored in found:
+        if stored is not None:
+            data = images.convert(whole(farm, image, stored), kind, compression)
+            text = base64.b64encode(data).decode()
+            entries.append({"index": image.index, "seed": image.render.spec.seed, "b64_json": text})
+    return JSONResponse({"images": entries}, headers={"Vary": "Accept"})
+
+
+def _without_picture(image: JobImage) -> Problem:
+    if image.status is RenderState.failed:
+        error = image.render.error
+        return Problem(410, "job_failed", error.message if error else "the image failed")
+    if image.dropped == "expired":
+        return Problem(410, "job_expired", "the image had not been started by the deadline")
+    return Problem(410, "job_canceled", "the image was canceled")

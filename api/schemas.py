@@ -1,0 +1,185 @@
+"""What a client may order: `NewJob`, read strictly and against the limits of its model."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from shared.errors import InvalidOrder
+from shared.jobs import SEEDS
+from shared.models import SIDE_MULTIPLE_PX, Catalog, ModelEntry
+
+ALIASES = {"num_inference_steps": "steps", "cfg_scale": "guidance_scale"}
+SIZE = re.compile(r"^([0-9]{1,5})x([0-9]{1,5})$")
+_UNSUPPORTED = PydanticCustomError("unsupported_for_model", "not available in this version")
+
+Text = Annotated[str, StringConstraints(max_length=32_000, pattern=r"^[^\x00]*$")]
+MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+MetadataValue = Annotated[str, StringConstraints(max_length=512)]
+
+
+@dataclass(slots=True, frozen=True)
+class Limits:
+    """What an order is checked against besides its own shape."""
+
+    catalog: Catalog
+    max_n: int
+
+
+class NewJob(BaseModel):
+    """An order. `null` means absent; what is absent takes the model's default."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+    # First: the limits of the fields below are the model's.
+    model: str | None = Field(None, description="Id or alias in `GET /models`")
+    prompt: Text = Field(min_length=1, description="Not blank")
+    negative_prompt: Text = Field("", description="What should not be seen; needs guidance")
+    width: int | None = Field(None, description="px, a multiple of 16 inside the model's limits")
+    height: int | None = Field(None, validate_default=True, description="As `width`")
+    n: int = Field(1, ge=1, description="How many images; image k has seed `seed + k`")
+    seed: int | None = Field(None, ge=-1, lt=SEEDS, description="-1 or absent: drawn")
+    steps: int | None = Field(None, ge=1, description="Alias: `num_inference_steps`")
+    guidance_scale: float | None = Field(
+        None, ge=0, le=30, description="<= 1: none. Alias: `cfg_scale`"
+    )
+    shift: float | None = Field(None, gt=0, le=20, description="The scheduler's shift")
+    output_format: Literal["png", "webp", "jpeg"] = "png"
+    output_compression: int = Field(100, ge=0, le=100, description="Quality of WebP and JPEG")
+    cache: Literal["use", "bypass"] = Field("use", description="`bypass` renders again")
+    priority: Literal["high", "normal", "low"] = "normal"
+    deadline_s: float | None = Field(
+        None, ge=1, le=86_400, description="Images not started by then drop out"
+    )
+    metadata: dict[MetadataKey, MetadataValue] = Field(default={}, max_length=16)
+
+    # Known names that this version refuses, so that nobody gets half an order.
+    loras: list[Any] = Field(default=[], description="Only `[]` in this version")
+    partial_images: int = Field(0, ge=0, le=3, description="Only 0 in this version")
+    init_image: Any = Field(None, description="Not available in this version")
+    mask_image: Any = Field(None, description="Not available in this version")
+    strength: Any = Field(None, description="Not available in this version")
+    webhook: Any = Field(None, description="Not available in this version")
+
+    @field_validator("model")
+    @classmethod
+    def _served(cls, name: str | None, info: ValidationInfo) -> str | None:
+        try:
+            if name is not None:
+                _limits(info).catalog.find(name)
+            return name
+        except InvalidOrder as error:
+            raise PydanticCustomError("model_not_found", "{why}", {"why": str(error)}) from None
+
+    @field_validator("prompt")
+    @classmethod
+    def _not_blank(cls, prompt: str) -> str:
+        if not prompt.strip():
+            raise PydanticCustomError("invalid_value", "must not be blank")
+        return prompt
+
+    @field_validator("width", "height")
+    @classmethod
+    def _side(cls, side: int | None, info: ValidationInfo) -> int | None:
+        entry = _entry(info)
+        if entry is None or side is None:
+            return side
+        if side % SIDE_MULTIPLE_PX or not entry.min_side_px <= side <= entry.max_side_px:
+            raise PydanticCustomError(
+                "invalid_size",
+                "must be a multiple of 16 from {low} to {high}",
+                {"low": entry.min_side_px, "high": entry.max_side_px},
+            )
+        return side
+
+    @field_validator("height")
+    @classmethod
+    def _area(cls, height: int | None, info: ValidationInfo) -> int | None:
+        entry = _entry(info)
+        if entry is None or "width" not in info.data:
+            return height
+        if (info.data["width"] or entry.width) * (height or entry.height) > entry.max_pixels:
+            raise PydanticCustomError(
+                "invalid_size", "more than {most} pixels", {"most": entry.max_pixels}
+            )
+        return height
+
+    @field_validator("steps")
+    @classmethod
+    def _few_steps(cls, steps: int | None, info: ValidationInfo) -> int | None:
+        entry = _entry(info)
+        if entry and steps and steps > entry.max_steps:
+            raise PydanticCustomError("invalid_value", "at most {most}", {"most": entry.max_steps})
+        return steps
+
+    @field_validator("n")
+    @classmethod
+    def _few_images(cls, n: int, info: ValidationInfo) -> int:
+        most = _limits(info).max_n
+        if n > most:
+            raise PydanticCustomError("invalid_value", "at most {most}", {"most": most})
+        return n
+
+    @field_validator("loras", "partial_images")
+    @classmethod
+    def _none_of_it(cls, value: Any) -> Any:
+        if value:
+            raise _UNSUPPORTED
+        return value
+
+    @field_validator("init_image", "mask_image", "strength", "webhook")
+    @classmethod
+    def _absent(cls, value: Any) -> Any:
+        raise _UNSUPPORTED
+
+
+def _limits(info: ValidationInfo) -> Limits:
+    assert isinstance(info.context, Limits)
+    return info.context
+
+
+def _entry(info: ValidationInfo) -> ModelEntry | None:
+    """The model whose limits hold; None if the order names one that is not served."""
+    catalog = _limits(info).catalog
+    if "model" not in info.data:
+        return None
+    name = info.data["model"]
+    return catalog.default if name is None else catalog.find(name)
+
+
+EXAMPLES: dict[str, Any] = {
+    "short": {"summary": "A prompt is enough", "value": {"prompt": "a lighthouse at dusk"}},
+    "full": {
+        "summary": "Two images that can be made again",
+        "value": {
+            "prompt": "a lighthouse at dusk, oil on canvas",
+            "negative_prompt": "text",
+            "size": "512x512",
+            "n": 2,
+            "seed": 42,
+            "steps": 20,
+            "guidance_scale": 4.5,
+            "output_format": "webp",
+        },
+    },
+}
+
+
+def schema() -> dict[str, Any]:
+    """NewJob for OpenAPI, with the aliases that are folded before it is read."""
+    document = NewJob.model_json_schema()
+    fields = document["properties"]
+    fields |= {alias: fields[name] for alias, name in ALIASES.items()}
+    fields["size"] = {"type": "string", "pattern": SIZE.pattern, "examples": ["1024x768"]}
+    return document
