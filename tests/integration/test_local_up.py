@@ -5,19 +5,22 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx2
 import psutil
 import pytest
 
+from tests.waiting import wait_until
+
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 90.0
 RENDERFARM = [sys.executable, "-m", "cli.main"]
 ENV = {k: v for k, v in os.environ.items() if not k.startswith(("FARM_", "RENDERFARM_"))}
 
+until = partial(wait_until, limit_s=LIMIT_S)
 pytestmark = pytest.mark.timeout(300)
 
 
@@ -36,18 +39,11 @@ def farm(data_dir):
             cwd=ROOT, env=ENV, stdout=out, stderr=out, start_new_session=True,
         )  # fmt: skip
     try:
-        eventually(lambda: "ready: model tiny" in words.read_text() or process.poll() is not None)
+        until(lambda: "ready: model tiny" in words.read_text() or process.poll() is not None)
         yield process, re.search(r"page  (\S+)/", words.read_text())[1], words
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(LIMIT_S)
-
-
-def eventually(truth):
-    late_at = time.monotonic() + LIMIT_S
-    while not truth():
-        assert time.monotonic() < late_at, "it never came true"
-        time.sleep(0.05)
 
 
 def render(url, out, *options):
@@ -94,7 +90,7 @@ def test_a_killed_farm_leaves_no_process_and_the_next_one_works(data_dir, tmp_pa
     with farm(data_dir) as (first, _, _):
         family = psutil.Process(first.pid).children(recursive=True)
         first.kill()
-        eventually(lambda: not any(alive(member) for member in family))
+        until(lambda: not any(alive(member) for member in family))
 
     with farm(data_dir) as (_, url, _):
         render(url, tmp_path, "--steps", "5")
@@ -109,7 +105,7 @@ def test_a_killed_worker_and_a_killed_redis_come_back_and_finish_the_job(data_di
         redis = next(child for child in children if "cli.main" not in child.cmdline())
         worker.kill()
         redis.kill()
-        eventually(lambda: "was ended by SIGKILL" in words.read_text())
+        until(lambda: "was ended by SIGKILL" in words.read_text())
         render(url, tmp_path, "--steps", "6")
 
     assert "redis died; starting it again" in words.read_text()
