@@ -10,7 +10,6 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from shared.errors import FarmError
 from shared.models import Catalog, ModelEntry, load_catalog
 from shared.settings import load_settings
 
@@ -23,12 +22,14 @@ def models() -> None:
 @models.command("list")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document instead of a table.")
 def list_models(as_json: bool) -> None:
-    """Show every model of models.toml."""
-    try:
-        settings = load_settings()
-        catalog = load_catalog(settings.models_file, settings.default_model)
-    except FarmError as error:
-        raise click.ClickException(str(error)) from error
+    """Show every model of models.toml.
+
+    \b
+    Example:
+      renderfarm models list --json
+    """
+    settings = load_settings()
+    catalog = load_catalog(settings.models_file, settings.default_model)
     if as_json:
         click.echo(json.dumps([_document(e, catalog) for e in catalog.entries.values()], indent=2))
     else:
@@ -40,13 +41,15 @@ def list_models(as_json: bool) -> None:
 @click.option("--size", default="normal", show_default=True, help="small, normal or large.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
 def make_tiny(folder: Path, size: str, seed: int) -> None:
-    """Build a tiny SD3.5 of random weights in FOLDER. Whatever it draws is noise."""
+    """Build a tiny SD3.5 of random weights in FOLDER. Whatever it draws is noise.
+
+    \b
+    Example:
+      renderfarm models make-tiny my-tiny --size small
+    """
     from worker.loading.tiny import build
 
-    try:
-        build(folder, size=size, seed=seed)
-    except FarmError as error:
-        raise click.ClickException(str(error)) from error
+    build(folder, size=size, seed=seed)
     size_mb = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
     click.echo(f"{folder}: a tiny SD3.5 of size {size}, seed {seed}, {size_mb:.1f} MB")
     click.echo("Its weights are random: whatever it draws is noise.")

@@ -44,9 +44,9 @@ TICKS_PER_LOOK = 3  # how often /status is read while the farm starts
 def up(
     model: str | None, workers: int | None, gpus: str | None, **options: str | int | None
 ) -> None:
-    """Run a whole farm on this machine: Redis, API, chores and workers.
+    """Run a whole farm on this machine.
 
-    What dies is started again. Jobs and pictures stay in the data folder for the next start.
+    Starts Redis, the API, chores and workers. What dies is started again. Jobs and pictures stay in the data folder for the next start.
     Ctrl-C lets workers finish; a second Ctrl-C does not wait.
 
     \b

@@ -7,7 +7,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from cli.models import models
+from cli.main import main
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def run(monkeypatch):
     def run(*arguments, **environ):
         for name, value in environ.items():
             monkeypatch.setenv(name, value)
-        return CliRunner().invoke(models, [str(argument) for argument in arguments])
+        return CliRunner().invoke(main, ["models", *map(str, arguments)])
 
     return run
 
@@ -47,7 +47,7 @@ def test_a_models_file_that_cannot_be_read_is_one_sentence(run, tmp_path):
     done = run("list", FARM_MODELS_FILE=str(tmp_path / "none.toml"))
 
     assert done.exit_code == 1
-    assert done.output.startswith("Error: cannot read ")
+    assert done.output.startswith("renderfarm: cannot read ")
 
 
 def test_make_tiny_says_what_it_made_and_that_it_draws_noise(run, tmp_path):
