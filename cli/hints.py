@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -37,7 +36,7 @@ def how_to_use(settings: Settings, entry: ModelEntry) -> str:
             "",
             curl_line(url, key),
             "",
-            f'{_program()} render "{PROMPT}" --seed 42 -o out/ --url {url}',
+            f'{program()} render "{PROMPT}" --seed 42 -o out/ --url {url}',
             "",
             "Ctrl-C ends the farm.",
         ]
@@ -55,9 +54,10 @@ def curl_line(url: str, key: str = "") -> str:
     )
 
 
-def _program() -> str:
-    """How this command is typed here."""
+def program() -> str:
+    """How this command is typed here: by name, or by path where the environment is not active."""
     script = Path(sys.executable).parent / "renderfarm"
     if shutil.which("renderfarm") or not script.exists():
         return "renderfarm"
-    return os.path.relpath(script)
+    here = Path.cwd()
+    return str(script.relative_to(here) if script.is_relative_to(here) else script)

@@ -12,7 +12,7 @@ import click
 
 from cli.answers import FarmStatus
 from cli.client import FarmClient
-from cli.hints import base_url, how_to_use
+from cli.hints import base_url, how_to_use, program
 from cli.screen import FarmScreen
 from cli.settings import overridden
 from deploy.children import Report
@@ -44,9 +44,9 @@ TICKS_PER_LOOK = 3  # how often /status is read while the farm starts
 def up(
     model: str | None, workers: int | None, gpus: str | None, **options: str | int | None
 ) -> None:
-    """Run a whole farm on this machine: Redis, API, chores and workers.
+    """Run a whole farm on this machine.
 
-    What dies is started again. Jobs and pictures stay in the data folder for the next start.
+    Starts Redis, the API, chores and workers. What dies is started again. Jobs and pictures stay in the data folder for the next start.
     Ctrl-C lets workers finish; a second Ctrl-C does not wait.
 
     \b
@@ -81,8 +81,8 @@ def run(
             if wait_ready(farm, client, entry.id, screen, interrupts):
                 screen.done(how_to_use(settings, entry))
         while not interrupts.heard:
-            time.sleep(TICK_S)
             farm.tick()
+            time.sleep(TICK_S)
     finally:
         screen.say("stopping: workers finish what they hold; Ctrl-C again to end at once")
         first = min(interrupts.heard, 1)
@@ -138,7 +138,7 @@ def _greet(entry: ModelEntry, workers: int, say: Report) -> None:
     if entry.random_weights:
         say(
             f"{entry.id} has random weights, so every picture is noise. "
-            "For a real one: renderfarm up --model sd3.5-medium"
+            f"For a real one: {program()} up --model sd3.5-medium"
         )
 
 

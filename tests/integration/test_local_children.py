@@ -19,6 +19,7 @@ from deploy.children import (
     rotate,
     stop_all,
 )
+from tests.waiting import wait_until
 
 LIMIT_S = 10.0
 SLEEP = "import time; print('up', flush=True); time.sleep(600)"
@@ -69,20 +70,13 @@ def child(tmp_path, clock):
         one.kill()
 
 
-def eventually(truth):
-    late_at = time.monotonic() + LIMIT_S
-    while not truth():
-        assert time.monotonic() < late_at, "it never came true"
-        time.sleep(0.01)
-
-
 def says_up(one):
     return one.program.log.exists() and "up" in one.program.log.read_text()
 
 
 def die(one):
     """Let the process end, and the child notice it."""
-    eventually(lambda: not one.alive)
+    wait_until(lambda: not one.alive)
     one.tick()
 
 
@@ -165,7 +159,7 @@ def test_a_child_that_ends_on_sigterm_is_not_killed(child):
         "signal.signal(signal.SIGTERM, leave)\nprint('up', flush=True)\ntime.sleep(600)"
     )
     one.start()
-    eventually(lambda: says_up(one))
+    wait_until(lambda: says_up(one))
 
     stop_all([one], LIMIT_S, never)
 
@@ -175,7 +169,7 @@ def test_a_child_that_ends_on_sigterm_is_not_killed(child):
 def test_a_child_that_ignores_sigterm_is_killed_after_the_grace(child, clock):
     one = child(STUBBORN)
     one.start()
-    eventually(lambda: says_up(one))
+    wait_until(lambda: says_up(one))
     pid = one.pid
 
     stop_all([one], 0.3, never, clock)
@@ -187,7 +181,7 @@ def test_a_child_that_ignores_sigterm_is_killed_after_the_grace(child, clock):
 def test_hurry_does_not_wait_for_the_grace(child):
     one = child(STUBBORN)
     one.start()
-    eventually(lambda: says_up(one))
+    wait_until(lambda: says_up(one))
     began = time.monotonic()
 
     stop_all([one], 600.0, hurry=lambda: True)
@@ -214,13 +208,13 @@ def test_what_a_child_leaves_behind_is_ended_too(child):
         "print('grandchild', p.pid, flush=True)\np.wait()"
     )
     one.start()
-    eventually(lambda: says_up(one) and "grandchild" in one.program.log.read_text())
+    wait_until(lambda: says_up(one) and "grandchild" in one.program.log.read_text())
     words = one.program.log.read_text().split()
     grandchild = psutil.Process(int(words[words.index("grandchild") + 1]))
 
     stop_all([one], LIMIT_S, never)
 
-    eventually(lambda: gone(grandchild))
+    wait_until(lambda: gone(grandchild))
 
 
 def gone(process):
@@ -239,7 +233,7 @@ def test_no_child_outlives_a_supervisor_that_was_killed(tmp_path):
     supervisor.kill()
     supervisor.communicate()
 
-    eventually(lambda: gone(child))
+    wait_until(lambda: gone(child))
 
 
 SUPERVISOR = f"""

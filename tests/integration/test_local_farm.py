@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import sys
-import time
 
 import pytest
 
@@ -13,8 +12,8 @@ from deploy.local import LocalFarm, bindable
 from deploy.slots import Slot
 from shared.errors import FarmError, SettingsError
 from shared.settings import load_settings
+from tests.waiting import wait_until
 
-LIMIT_S = 10.0
 ON_CPU = Slot("box-cpu0", {"FARM_DEVICE": "cpu"})
 # Writes down how it was started; says when it was asked to end.
 PART = """
@@ -82,14 +81,6 @@ def starts(story):
     return {" ".join(argv): (pid, env) for argv, pid, env in told}
 
 
-def eventually(truth, tick=lambda: None):
-    late_at = time.monotonic() + LIMIT_S
-    while not truth():
-        assert time.monotonic() < late_at, "it never came true"
-        tick()
-        time.sleep(0.01)
-
-
 def test_every_part_starts_with_the_settings_of_the_farm_and_a_slot_of_its_own(
     farm, story, tmp_path, monkeypatch
 ):
@@ -101,12 +92,12 @@ def test_every_part_starts_with_the_settings_of_the_farm_and_a_slot_of_its_own(
 
     one = farm(slots=slots, FARM_PORT="8123", FARM_WORKER_METRICS_PORT="9100")
     one.start()
-    eventually(lambda: len(starts(story)) == 3)  # both workers have the same arguments
+    wait_until(lambda: len(starts(story)) == 3)  # both workers have the same arguments
 
     env = starts(story)["api"][1]
     assert (env["FARM_PORT"], env["FARM_REDIS_URL"]) == ("8123", one.redis.url)
     assert set(starts(story)) == {"api", "chores", "worker --model tiny"}
-    eventually(lambda: story.read_text().count("start ") == 4)
+    wait_until(lambda: story.read_text().count("start ") == 4)
     told = [json.loads(x[6:])[2] for x in story.read_text().splitlines() if '"worker"' in x]
     workers = {env["FARM_WORKER_NAME"]: env for env in told}
     assert workers["box-gpu0"]["CUDA_VISIBLE_DEVICES"] == "0"
@@ -123,7 +114,7 @@ def test_every_part_starts_with_the_settings_of_the_farm_and_a_slot_of_its_own(
 def test_the_farm_ends_api_first_and_redis_last(farm, story):
     one = farm()
     one.start()
-    eventually(lambda: len(starts(story)) == 3)
+    wait_until(lambda: len(starts(story)) == 3)
 
     one.stop(hurry=lambda: False)
 
@@ -134,11 +125,11 @@ def test_the_farm_ends_api_first_and_redis_last(farm, story):
 def test_a_worker_that_dies_is_started_again(farm, story):
     one = farm()
     one.start()
-    eventually(lambda: "worker --model tiny" in starts(story))
+    wait_until(lambda: "worker --model tiny" in starts(story))
     first = starts(story)["worker --model tiny"][0]
 
     os.kill(first, signal.SIGKILL)
-    eventually(lambda: starts(story)["worker --model tiny"][0] != first, one.tick)
+    wait_until(lambda: one.tick() or starts(story)["worker --model tiny"][0] != first)
 
     assert "worker-box-cpu0 was ended by SIGKILL" in one.reports[0]
 
@@ -153,7 +144,7 @@ def test_redis_that_dies_is_started_again_and_not_too_often(farm, story):
     one.tick()
 
     assert one.redis.starts == 2
-    eventually(lambda: one.redis.starts == 3, one.tick)
+    wait_until(lambda: one.tick() or one.redis.starts == 3)
 
 
 def test_redis_at_another_address_ends_the_farm_in_words(farm, story):
@@ -167,11 +158,13 @@ def test_redis_at_another_address_ends_the_farm_in_words(farm, story):
 
 
 def test_a_part_that_refuses_its_settings_ends_the_farm_with_its_reason(farm, story):
-    one = farm(part="import sys; sys.exit(sys.argv[1] == 'api' and print('no keys') or 2)")
+    one = farm(
+        part="import sys; sys.exit(2 if sys.argv[1] == 'api' and not print('no keys') else 0)"
+    )
     one.start()
 
     with pytest.raises(FarmError, match="api: no keys"):
-        eventually(lambda: False, one.tick)
+        wait_until(one.tick)
 
 
 def test_a_port_that_is_taken_is_named_with_the_way_out():

@@ -35,16 +35,22 @@ def test_help_names_every_command_and_imports_neither_side():
         assert f"\n  {name} " in told.stdout
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_the_help_of_every_command_has_an_example(farm, name):
-    result = farm(name, "--help")
+def every_command():
+    """`("up",)`, `("models", "list")`, ...: the words of each command."""
+    for name in COMMANDS:
+        command = main.get_command(None, name)
+        if isinstance(command, click.Group):
+            yield from ((name, inner) for inner in command.commands)
+        else:
+            yield (name,)
+
+
+@pytest.mark.parametrize("words", list(every_command()), ids=" ".join)
+def test_the_help_of_every_command_has_an_example_that_calls_it(farm, words):
+    result = farm(*words, "--help")
 
     assert result.exit_code == 0
-    commands = main.get_command(None, name)
-    if isinstance(commands, click.Group):
-        return  # its own commands have them
-    assert "Example:" in result.output
-    assert f"renderfarm {name}" in result.output.partition("Example:")[2]
+    assert f"renderfarm {' '.join(words)}" in result.output.partition("Example:")[2]
 
 
 def test_version_is_told(farm):

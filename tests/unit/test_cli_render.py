@@ -6,19 +6,18 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 
 import pytest
 from click.testing import CliRunner
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
-from loopback import serving
 
 import cli.client
 from cli.main import main
+from tests.loopback import serving
+from tests.waiting import wait_until
 
 JOB = "job_01JD8QZ4M3N5P7R9S1T3V5W7X9"
-LIMIT_S = 10.0
 
 
 class FakeFarm:
@@ -333,12 +332,10 @@ def test_ctrl_c_cancels_the_job_and_is_code_130(farm, tmp_path):
         stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
-    late_at = time.monotonic() + LIMIT_S
-    while farm.seen == 0 and time.monotonic() < late_at:
-        time.sleep(0.01)
+    wait_until(lambda: farm.seen > 0)
 
     os.kill(waiting.pid, signal.SIGINT)
-    _, told = waiting.communicate(timeout=LIMIT_S)
+    _, told = waiting.communicate(timeout=10)
 
     assert waiting.returncode == 130
     assert farm.canceled

@@ -6,7 +6,6 @@ import pytest
 from click.testing import CliRunner
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse, Response
-from loopback import serving
 
 from cli.answers import FarmStatus
 from cli.hints import base_url, curl_line, how_to_use
@@ -14,6 +13,7 @@ from cli.main import main
 from cli.screen import FarmScreen, describe
 from shared.models import load_catalog
 from shared.settings import Settings, load_settings, variable
+from tests.loopback import serving
 
 TINY = load_catalog().find("tiny")
 

@@ -33,22 +33,30 @@ def local_copy(repo: str, revision: str, parts: tuple[str, ...], settings: Setti
 
 def download(repo: str, revision: str, parts: tuple[str, ...], settings: Settings) -> Path:
     """Fetch what is missing and return the folder. Raises ModelUnavailable."""
-    page = f"{settings.hf_endpoint or 'https://huggingface.co'}/{repo}"
     try:
         return _snapshot(repo, revision, parts, settings)
-    except RevisionNotFoundError as error:
-        raise ModelUnavailable(f"{page} has no revision {revision!r}") from error
-    except HfHubHTTPError as error:
-        if isinstance(error, GatedRepoError) or error.response.status_code in _REFUSED:
-            raise ModelUnavailable(_refused(page)) from error
-        raise ModelUnavailable(f"{page} cannot be downloaded: {_first_line(error)}") from error
-    except LocalEntryNotFoundError as error:
-        raise ModelUnavailable(
-            f"no network: {page} cannot be reached, and there is no whole copy in "
-            f"{settings.cache_dir}"
-        ) from error
-    except Exception as error:  # httpx's and the disk's: the client lets them all through
-        raise ModelUnavailable(f"{page} cannot be downloaded: {_first_line(error)}") from error
+    except Exception as error:  # the hub's, httpx's and the disk's: the client lets all through
+        page = f"{settings.hf_endpoint or 'https://huggingface.co'}/{repo}"
+        raise ModelUnavailable(_why(error, page, revision)) from error
+
+
+def _why(error: BaseException, page: str, revision: str) -> str:
+    if isinstance(error, LocalEntryNotFoundError):
+        if isinstance(error.__cause__, HfHubHTTPError):  # the hub's answer, wrapped
+            return _why(error.__cause__, page, revision)
+        return f"no network: {page} cannot be reached, and there is no whole copy on this machine"
+    if isinstance(error, RevisionNotFoundError):
+        return f"{page} has no revision {revision!r}"
+    if isinstance(error, GatedRepoError) or _status(error) in _REFUSED:
+        return (
+            f"the download was refused: log in and accept the licence on the model page {page}, "
+            f"then give a token of that account in {variable('hf_token')}"
+        )
+    return f"{page} cannot be downloaded: " + f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def _status(error: BaseException) -> int | None:
+    return error.response.status_code if isinstance(error, HfHubHTTPError) else None
 
 
 def _snapshot(
@@ -67,14 +75,3 @@ def _snapshot(
         **how,
     )
     return Path(folder)
-
-
-def _refused(page: str) -> str:
-    return (
-        f"the download was refused: log in and accept the licence on the model page {page}, "
-        f"then give a token of that account in {variable('hf_token')}"
-    )
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 STEPS = ("download", "preflight", "load", "quantize", "place", "compile", "warmup")
-Report = Callable[[str, str], None]  # (step, "running" | "done" | "skipped" | "failed")
+State = Literal["running", "done", "skipped", "failed"]
+Report = Callable[[str, State], None]  # (step, its state)
 
 
-def untold(_step: str, _state: str) -> None:
+def untold(_step: str, _state: State) -> None:
     """A report that nobody reads."""
 
 
