@@ -15,7 +15,7 @@ from starlette.staticfiles import StaticFiles
 
 from api.auth import read_keys
 from api.errors import Problem, add_schema, problem_of, respond
-from api.farm import Farm
+from api.farm import Farm, answers, remembered
 from api.middleware import BodyLimit, RequestLog
 from api.routes import files, get, jobs, models, ops
 from api.routes import results as result_routes
@@ -28,6 +28,7 @@ from shared.settings import Settings
 from shared.store.port import JobStore
 
 WEB = Path(__file__).parent / "web"
+STORAGE_CHECK_S = 5.0
 _PAGE = {
     "Cache-Control": "no-cache",
     "Content-Security-Policy": (
@@ -65,6 +66,7 @@ def create_app(
         registry=registry,
         metrics=ApiMetrics(registry),
         version=app.version,
+        storage_answers=remembered(lambda: answers(results.check), STORAGE_CHECK_S),
     )
     _add_routes(app)
     for kind in (HTTPException, RequestValidationError, FarmError, Problem):

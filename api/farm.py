@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from fastapi import Request
@@ -10,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from api.auth import Keys, Owner
 from api.links import Links, links
 from api.signing import Signer
-from shared.errors import JobNotFound
+from shared.errors import JobNotFound, Unavailable
 from shared.jobs import Job
 from shared.metrics import ApiMetrics
 from shared.models import Catalog
@@ -30,6 +32,7 @@ class Farm:
     registry: CollectorRegistry
     metrics: ApiMetrics
     version: str
+    storage_answers: Callable[[], bool]
 
     def links(self, request: Request) -> Links:
         return links(request, self.settings, self.signer)
@@ -44,6 +47,27 @@ class Farm:
             raise JobNotFound
         request.state.job_id = job.id
         return job
+
+
+def answers(check: Callable[[], None]) -> bool:
+    try:
+        check()
+    except Unavailable:
+        return False
+    return True
+
+
+def remembered(ask: Callable[[], bool], seconds: float) -> Callable[[], bool]:
+    """The same question, really asked once in so many seconds: probes come often and need no key."""
+    answer, asked_at = False, float("-inf")
+
+    def remember() -> bool:
+        nonlocal answer, asked_at
+        if time.monotonic() - asked_at > seconds:
+            answer, asked_at = ask(), time.monotonic()
+        return answer
+
+    return remember
 
 
 def farm_of(request: Request) -> Farm:

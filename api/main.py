@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -35,8 +36,12 @@ def build(settings: Settings) -> FastAPI:
 def serve(settings: Settings) -> None:
     """Answer until SIGTERM or SIGINT, then finish what was begun. Raises SettingsError."""
     logs.setup("api", settings.log_level, settings.log_format)
+    app = build(settings)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # uvicorn raises the signal again when it has ended in order: then it means nothing more.
+        signal.signal(number, lambda *_: None)
     uvicorn.run(
-        build(settings),
+        app,
         host=settings.host,
         port=settings.port,
         log_config=None,

@@ -51,6 +51,8 @@ def submit(
     idempotency_key: Annotated[str | None, Header()] = None,
 ) -> Response:
     farm = farm_of(request)
+    for name in request.query_params:  # a misread option must not cost a render
+        raise Problem(400, "unknown_field", "POST /jobs takes no query parameters", name)
     order = parse(body, Limits(farm.catalog, farm.settings.max_n))
     entry = farm.catalog.find(order.model) if order.model else farm.catalog.default
     replay = None if idempotency_key is None else (_key(idempotency_key), digest(order))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -13,10 +13,10 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from api.auth import CallerKey
 from api.codes import table
 from api.errors import CHALLENGE, Problem, responses
-from api.farm import farm_of
+from api.farm import answers, farm_of
 from api.routes import get
 from api.routes.models import ready_workers
-from shared.errors import StoreUnavailable, Unavailable
+from shared.errors import StoreUnavailable
 from shared.models import ModelEntry
 from shared.store.port import WorkerStatus
 
@@ -40,7 +40,7 @@ def readyz(
 ) -> JSONResponse:
     farm = farm_of(request)
     entry = farm.catalog.find(model) if model else None
-    checks = {"redis": _answers(farm.store.ping), "storage": _answers(farm.results.check)}
+    checks = {"redis": answers(farm.store.ping), "storage": farm.storage_answers()}
     ready = checks["redis"]
     if entry and ready:
         checks["model"] = ready = ready_workers(entry, farm.store.workers()) > 0
@@ -87,14 +87,6 @@ def _check_token(key: str | None, token: str) -> None:
     if not hmac.compare_digest((key or "").encode(), token.encode()):
         code = "invalid_api_key" if key else "missing_api_key"
         raise Problem(401, code, "send the metrics token as a Bearer token", headers=CHALLENGE)
-
-
-def _answers(check: Callable[[], None]) -> bool:
-    try:
-        check()
-    except Unavailable:
-        return False
-    return True
 
 
 def _status(entry: ModelEntry, workers: Sequence[WorkerStatus]) -> dict[str, Any]:

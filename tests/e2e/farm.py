@@ -67,7 +67,7 @@ class RunningFarm:
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGINT)
         code = self._process.wait(60)
-        gone, alive = psutil.wait_procs(family, 10)
+        _, alive = psutil.wait_procs(family, 10)
         for process in alive:
             process.kill()
         assert not alive, f"left behind: {alive}"
@@ -97,8 +97,14 @@ class RunningFarm:
         return found[0]
 
     def redis(self) -> psutil.Process:
-        found = [p for p in self.family() if "redis.conf" in _command(p)]
-        assert len(found) == 1
+        """The server; after a kill, the next one as soon as it is there."""
+        found: list[psutil.Process] = []
+
+        def one() -> bool:
+            found[:] = [p for p in self.family() if "redis.conf" in _command(p)]
+            return len(found) == 1
+
+        wait_until(one, what="for Redis")
         return found[0]
 
     # ------------------------------------------------------------------------------- HTTP
