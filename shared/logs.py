@@ -8,7 +8,12 @@ import re
 import time
 from typing import Any
 
-_PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
+_PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {
+    "message",
+    "asctime",
+    "taskName",
+    "color_message",
+}
 _PASSWORD = re.compile(r"(://[^/\s:@]*):[^@\s/]+@")
 _WATCHED = ("httpx2", "httpcore2", "botocore", "boto3", "urllib3", "kombu", "celery", "asyncio")
 

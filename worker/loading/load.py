@@ -31,6 +31,7 @@ def load(entry: ModelEntry, settings: Settings, device: str, report: Report = un
 
     Render in the thread that loaded. Raises ModelError.
     """
+    quiet_libraries()
     with _LOADING:
         place = pick_device(device)
         _check_placement(entry, place)
@@ -101,8 +102,7 @@ def _set_threads(wanted: int, place: str) -> None:
 
 
 def _read(folder: Path, entry: ModelEntry) -> Any:
-    quiet_libraries()  # before the pipeline is imported: it talks at import, too
-    from diffusers import StableDiffusion3Pipeline
+    from diffusers import StableDiffusion3Pipeline  # here: it talks at import, too
 
     left_out = dict.fromkeys(T5_PARTS) if entry.t5 == "off" else {}
     try:

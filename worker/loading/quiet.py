@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import diffusers
-import huggingface_hub
 import transformers
+from huggingface_hub.utils.tqdm import disable_progress_bars
 
 
 def quiet_libraries() -> None:
@@ -12,4 +12,4 @@ def quiet_libraries() -> None:
     for library in (diffusers, transformers):
         library.utils.logging.set_verbosity_error()
         library.utils.logging.disable_progress_bar()
-    huggingface_hub.utils.disable_progress_bars()  # type: ignore[attr-defined]
+    disable_progress_bars()
