@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -78,10 +79,17 @@ def _add_routes(app: FastAPI) -> None:
         app.include_router(router)
         app.include_router(router, prefix="/v1", include_in_schema=False)
     app.include_router(ops.router)
-    app.mount("/web", StaticFiles(directory=WEB))
+    app.mount("/web", _Assets(directory=WEB))
     get(app.router, "/", include_in_schema=False)(_page)
     described = app.openapi
     app.openapi = lambda: add_schema(described())  # type: ignore[method-assign]
+
+
+class _Assets(StaticFiles):
+    def file_response(self, *args: Any, **options: Any) -> Response:
+        response = super().file_response(*args, **options)
+        response.headers["Cache-Control"] = "no-cache"  # asked for again, so never older than us
+        return response
 
 
 def _page() -> FileResponse:

@@ -13,14 +13,13 @@ from typing import Annotated
 from fastapi import Depends, Request
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
-from api.errors import Problem
+from api.errors import CHALLENGE, Problem
 from shared.errors import SettingsError
 from shared.jobs import Job
 from shared.settings import Settings
 
 # `owner:key` or `owner:key:admin`
 _ENTRY = re.compile(r"([A-Za-z0-9._-]{1,64}):([!-9;-~]{1,512})(:admin)?")
-_CHALLENGE = {"WWW-Authenticate": "Bearer"}
 
 
 @dataclass(slots=True, frozen=True)
@@ -47,11 +46,11 @@ class Keys:
         if not self._owners:
             return self._anonymous(address)
         if not key:
-            raise Problem(401, "missing_api_key", "send a key", headers=_CHALLENGE)
+            raise Problem(401, "missing_api_key", "send a key", headers=CHALLENGE)
         digest = hashlib.sha256(key.encode()).digest()
         matching = [o for known, o in self._owners.items() if hmac.compare_digest(known, digest)]
         if not matching:
-            raise Problem(401, "invalid_api_key", "this key is not known", headers=_CHALLENGE)
+            raise Problem(401, "invalid_api_key", "this key is not known", headers=CHALLENGE)
         return matching[0]
 
     def _anonymous(self, address: str) -> Owner:
@@ -59,7 +58,7 @@ class Keys:
         if self._open_to_all or not _is_outward(address):
             return ANONYMOUS
         detail = "this farm has no keys and answers on loopback only; its operator can add some"
-        raise Problem(401, "missing_api_key", detail, headers=_CHALLENGE)
+        raise Problem(401, "missing_api_key", detail, headers=CHALLENGE)
 
 
 def read_keys(settings: Settings) -> Keys:

@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from api.codes import CODES, kind_of
 from shared import errors
 
+CHALLENGE = {"WWW-Authenticate": "Bearer"}  # every 401 says how to answer it
 MOST_FAULTS = 32  # an order of a million unknown fields gets a short answer
 
 
@@ -35,7 +36,7 @@ class Fault:
         return where | {"code": self.code, "detail": self.detail}
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Problem(Exception):
     """A refusal: `code` is one of `api.codes.CODES`; `param` names the field at fault."""
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from fastapi import Request
 
 from api.signing import Signer
+from shared.images import Format
 from shared.settings import Settings
 
-EXTENSIONS = {"png": "png", "webp": "webp", "jpeg": "jpg"}
+EXTENSIONS: dict[Format, str] = {"png": "png", "webp": "webp", "jpeg": "jpg"}
 
 
 @dataclass(slots=True, frozen=True)
@@ -20,7 +21,7 @@ class Links:
     def job(self, job_id: str) -> str:
         return f"{self.base}/jobs/{job_id}"
 
-    def file(self, job_id: str, index: int, output_format: str) -> str:
+    def file(self, job_id: str, index: int, output_format: Format) -> str:
         """A signed URL. Raises StoreUnavailable."""
         path = file_path(job_id, index, EXTENSIONS[output_format])
         return f"{self.base}{path}?{self.signer.query(path)}"

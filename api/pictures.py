@@ -9,10 +9,12 @@ from fastapi.responses import Response, StreamingResponse
 
 from api.errors import Problem
 from api.farm import Farm
+from api.links import EXTENSIONS
 from api.negotiation import Unsatisfiable, byte_range, unchanged
 from api.views import CONTENT_TYPES
 from shared import images
 from shared.errors import ResultGone
+from shared.images import Format
 from shared.jobs import Job, JobImage, StoredResult
 
 
@@ -22,7 +24,7 @@ def picture(
     job: Job,
     image: JobImage,
     stored: StoredResult,
-    kind: str,
+    kind: Format,
     headers: dict[str, str],
 ) -> Response:
     """200, 206 or 304. The PNG master streams; WebP and JPEG are made from it in memory.
@@ -30,14 +32,15 @@ def picture(
     Raises Problem 410 and 416, ResultsUnavailable.
     """
     etag = f'"{stored.sha256}"'
-    compression = job.input["output_compression"]
+    compression, seed = job.input["output_compression"], image.render.spec.seed
+    name = f"{job.id}-{image.index}-{seed}"
     if kind != "png":
         etag = f'"{stored.sha256}-{kind}-{compression}"'
     headers |= {
         "ETag": etag,
         "Accept-Ranges": "bytes",
-        "Seed": str(image.render.spec.seed),
-        "Content-Disposition": f'inline; filename="{job.id}-{image.index}.{kind}"',
+        "Seed": str(seed),
+        "Content-Disposition": f'inline; filename="{name}.{EXTENSIONS[kind]}"',
     }
     if unchanged(request.headers, etag):
         return Response(status_code=304, headers=headers)

@@ -8,7 +8,7 @@ import secrets
 import time
 from urllib.parse import urlencode
 
-from api.errors import Problem
+from api.errors import CHALLENGE, Problem
 from shared.settings import Settings
 from shared.store.port import JobStore
 
@@ -35,7 +35,8 @@ class Signer:
     def check(self, path: str, expires: str, signature: str) -> None:
         """Raises Problem 401 for another's work, 403 for an old one; StoreUnavailable."""
         if not hmac.compare_digest(self._sign(path, expires).encode(), signature.encode()):
-            raise Problem(401, "invalid_api_key", "the signature does not fit this URL")
+            detail = "the signature does not fit this URL"
+            raise Problem(401, "invalid_api_key", detail, headers=CHALLENGE)
         if int(expires) <= time.time():
             raise Problem(403, "url_expired", "this URL has expired; the job has a fresh one")
 

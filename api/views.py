@@ -14,9 +14,10 @@ from api.answers import ImageView, JobView, MetricsView, ProgressView, StepsView
 from api.farm import Farm
 from api.links import Links
 from api.negotiation import unchanged
+from shared.images import Format
 from shared.jobs import FINAL, OPEN, Job, JobImage, RenderState
 
-CONTENT_TYPES = {"png": "image/png", "webp": "image/webp", "jpeg": "image/jpeg"}
+CONTENT_TYPES: dict[Format, str] = {"png": "image/png", "webp": "image/webp", "jpeg": "image/jpeg"}
 _ON_DEVICE = ("text", "denoise", "decode")
 
 

@@ -12,7 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from api.auth import CallerKey
 from api.codes import table
-from api.errors import Problem, responses
+from api.errors import CHALLENGE, Problem, responses
 from api.farm import farm_of
 from api.routes import get
 from api.routes.models import ready_workers
@@ -53,8 +53,8 @@ def status(request: Request) -> dict[str, Any]:
     try:
         workers = farm.store.workers()
     except StoreUnavailable:  # its own words may name hosts; the class's do not
-        reason = str(StoreUnavailable())
-        return {"ready": False, "reason": reason, "version": farm.version, "models": []}
+        silent = str(StoreUnavailable())
+        return {"ready": False, "reason": silent, "version": farm.version, "models": []}
     shown = [_status(entry, workers) for entry in farm.catalog.entries.values()]
     ready = any(model["ready"] for model in shown)
     reason = None if ready else _reason(workers)
@@ -86,8 +86,7 @@ def errors() -> dict[str, Any]:
 def _check_token(key: str | None, token: str) -> None:
     if not hmac.compare_digest((key or "").encode(), token.encode()):
         code = "invalid_api_key" if key else "missing_api_key"
-        challenge = {"WWW-Authenticate": "Bearer"}
-        raise Problem(401, code, "send the metrics token as a Bearer token", headers=challenge)
+        raise Problem(401, code, "send the metrics token as a Bearer token", headers=CHALLENGE)
 
 
 def _answers(check: Callable[[], None]) -> bool:

@@ -188,7 +188,7 @@ function makeImage({ index, seed }) {
 function showImage(figure, image, job) {
   if (image.url) return showPicture(figure, image, job);
   const { step, steps } = image.progress;
-  const place = job.queue_position === null ? "" : `, ${job.queue_position} ahead`;
+  const place = job.queue_position ? `, ${job.queue_position} ahead` : ", next in line";
   const words = { queued: `queued${place}`, running: `step ${step} of ${steps}`, storing: "storing" };
   figure.querySelector(".frame p").textContent = words[image.status] || image.status;
   figure.querySelector("progress").hidden = !(image.status in words);
@@ -203,7 +203,7 @@ function showPicture(figure, image, job) {
   figure.querySelector(".frame").replaceChildren(picture);
   const link = figure.querySelector("a");
   link.href = picture.src;
-  link.download = `${job.id}-${image.index}-${image.seed}.${job.input.output_format}`;
+  link.download = ""; // the farm names the file
   link.setAttribute("aria-label", `Download image ${image.index + 1}, seed ${image.seed}`);
   link.hidden = false;
 }

@@ -92,7 +92,7 @@ def test_from_prompt_to_pictures(site, page):
     page.get_by_role("button", name="Render").click()
 
     job = page.get_by_role("article")
-    expect(job.get_by_text("queued, 0 ahead")).to_have_count(2)
+    expect(job.get_by_text("queued, next in line")).to_have_count(2)
 
     claimed = site.farm.claim()
     site.farm.store.renew({claimed.token: (claimed.render_id, 3)}, 60.0)

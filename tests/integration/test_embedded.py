@@ -211,13 +211,17 @@ def test_it_ends_with_its_supervisor_and_another_takes_over(
 ) -> None:
     supervisor = run_python(SUPERVISOR, str(tmp_path), str(redis_binary))
     assert supervisor.stdout is not None
-    pid = int(supervisor.stdout.readline())
+    orphan = psutil.Process(int(supervisor.stdout.readline()))
 
     supervisor.kill()
 
-    with EmbeddedRedis(tmp_path, binary=redis_binary) as successor:
-        assert successor.alive
-        assert ended(pid)
+    try:
+        with EmbeddedRedis(tmp_path, binary=redis_binary) as successor:
+            assert successor.alive
+            assert ended(orphan.pid)
+    finally:
+        if orphan.is_running():
+            orphan.kill()
 
 
 def test_a_folder_has_one_holder_who_is_named(

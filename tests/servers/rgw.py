@@ -54,7 +54,7 @@ osd data = {folder}/osd
 [client.rgw]
 rgw data = {folder}/rgw
 rgw frontends = beast endpoint=127.0.0.1:{http} ssl_endpoint=127.0.0.1:{https} \
-ssl_certificate={folder}/cert.pem ssl_private_key={folder}/key.pem
+ssl_certificate={folder}/cert.pem ssl_private_key={folder}/key.pem tcp_nodelay=1
 """
 CAPS = {
     "mon.": {"mon": "allow *"},

@@ -163,6 +163,7 @@ def test_a_tampered_url_opens_nothing(keys):
     for forged in tampered:
         response = farm.client().get(forged)
         assert (forged, response.status_code) == (forged, 401)
+        assert response.headers["www-authenticate"] == "Bearer"
     assert farm.client().get(url.replace("/files/", "/v1/files/")).status_code == 200
 
 

@@ -1,9 +1,14 @@
 """Bad input is a 4xx that names the field, and queues nothing."""
 
 import json
+from urllib.parse import quote
 
+import anyio
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from api.schemas import NewJob
 from shared.settings import Settings
 from tests.api_kit import Farm
 
@@ -160,6 +165,39 @@ def test_a_body_that_is_no_json_object_is_refused(farm, client, body):
     refused(response, farm, 400, "invalid_json")
 
 
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
+values = st.recursive(scalars, lambda v: st.lists(v) | st.dictionaries(st.text(), v), max_leaves=8)
+FIELDS = [*NewJob.model_fields, "size", "num_inference_steps", "cfg_scale", "nonsense"]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.dictionaries(st.sampled_from(FIELDS), values) | values)
+def test_no_body_costs_a_5xx(order):
+    farm = Farm()
+    headers = {"Content-Type": "application/json"}
+
+    response = farm.client().post("/jobs", content=json.dumps(order), headers=headers)
+
+    assert response.status_code in (202, 400)
+    assert farm.pending == (len(response.json()["images"]) if response.status_code == 202 else 0)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.text(), st.text(), st.text(), st.text())
+def test_no_url_or_header_costs_a_5xx(part, query, header, tag):
+    client = Farm().client()
+    path = quote(part, safe="/")
+    headers = {
+        name: value.encode("utf-8", "ignore").replace(b"\n", b"").replace(b"\r", b"")
+        for name, value in (("Accept", header), ("Range", tag), ("If-None-Match", tag))
+    }
+    for url in ("/jobs/{}", "/jobs/{}/result", "/files/{}/0.png", "/models/{}", "/{}"):
+        response = client.get(
+            url.format(path), params={"index": query, "sig": query}, headers=headers
+        )
+        assert response.status_code < 500
+
+
 def test_an_endless_number_is_refused(farm, client):
     body = b'{"prompt": "a", "shift": 1e999}'
 
@@ -221,8 +259,6 @@ def test_reading_stops_at_the_limit():
         "type": "http", "method": "POST", "path": "/jobs", "raw_path": b"/jobs", "root_path": "",
         "query_string": b"", "headers": [], "http_version": "1.1", "scheme": "http",
     }  # fmt: skip
-    import anyio
-
     anyio.run(farm.app, scope, receive, send)
 
     assert sent[0]["status"] == 413

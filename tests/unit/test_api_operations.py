@@ -5,11 +5,13 @@ import logging
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
 
 from api.codes import CODES
+from api.schemas import ALIASES, NewJob
 from shared.errors import ResultsUnavailable, StoreUnavailable
 from shared.settings import Settings
 from shared.store.memory import MemoryJobStore
@@ -347,6 +349,26 @@ def test_every_example_of_the_document_is_a_good_order():
 
     for example in post["requestBody"]["content"]["application/json"]["examples"].values():
         assert client.post("/jobs", json=example["value"]).status_code == 202
+
+
+def test_the_guide_names_every_field_that_can_be_ordered():
+    guide = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
+
+    offered = {
+        name
+        for name, field in NewJob.model_fields.items()
+        if "in this version" not in (field.description or "")
+    }
+    assert {name for name in [*offered, *ALIASES, "size"] if f"`{name}`" not in guide} == set()
+
+
+def test_the_page_keeps_to_its_own_origin():
+    page = Farm().client().get("/")
+
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert not re.search(r"https?://|<style|<script>|\son\w+=|style=", page.text)
+    for asset in re.findall(r'(?:src|href)="(web/[^"]+)"', page.text):
+        assert Farm().client().get(f"/{asset}").headers["cache-control"] == "no-cache"
 
 
 def test_the_api_never_loads_a_model_library():

@@ -1,0 +1,22 @@
+"""One tiny model for all farms, and one farm that every quiet test shares."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.farm import RunningFarm
+
+KEYS = {"alice": "key-of-alice", "bob": "key-of-bob", "carol": "key-of-carol"}
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(scope="session")
+def farm(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFarm]:
+    """Open, two workers. A test must not hurt it."""
+    with RunningFarm(tmp_path_factory.mktemp("farm"), models, workers=2) as running:
+        yield running
