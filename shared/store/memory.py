@@ -24,12 +24,16 @@ from shared.jobs import (
     move,
 )
 from shared.store.port import (
+    UNWELL_S,
     WEIGHTS,
+    Cause,
     Claim,
+    Death,
     Hold,
     Moved,
     Order,
     PoolStats,
+    Standing,
     Stats,
     Submission,
     Submitted,
@@ -90,6 +94,9 @@ class MemoryJobStore:
         self._idempotency: dict[tuple[str, str], tuple[str, str]] = {}
         self._tokens: dict[str, str] = {}
         self._workers: dict[str, tuple[WorkerStatus, float]] = {}
+        self._deaths: dict[str, Death] = {}
+        self._draining: set[str] = set()
+        self._unwell: dict[str, dict[str, float]] = {}
         self._secrets: dict[str, str] = {}
         self._totals: dict[str, int] = {}
 
@@ -295,7 +302,10 @@ class MemoryJobStore:
                 self._end(entry, RenderState.failed, error=outcome)
             else:
                 self._end(entry, RenderState.succeeded, result=outcome, found=found)
-                self._current.setdefault(entry.render.fingerprint, entry.render.id)
+                if outcome.exact:
+                    self._current.setdefault(entry.render.fingerprint, entry.render.id)
+                else:
+                    self.forget(entry.render.fingerprint, entry.render.id)
                 self._learn(entry, device_s)
                 if found:
                     self._count("found")
@@ -307,22 +317,41 @@ class MemoryJobStore:
             rate = self._rates.get(entry.render.pool, ratio)
             self._rates[entry.render.pool] = rate + 0.1 * (ratio - rate)
 
-    def release(self, render_id: str, token: str, *, lost: bool) -> bool:
+    def release(
+        self,
+        render_id: str,
+        token: str,
+        *,
+        lost: bool,
+        cause: Cause = "worker_lost",
+        detail: str = "",
+    ) -> bool:
         with self._lock:
             entry = self._renders.get(render_id)
             if entry is None or not self._holds(entry, token):
                 return False
-            self._give_back(entry, lost)
+            self._give_back(entry, lost, cause, detail)
             return True
 
     def adopt(self, slot: str) -> Moved:
         with self._lock:
             return self._lose(lambda entry: entry.slot == slot)
 
-    def heartbeat(self, status: WorkerStatus, ttl_s: float) -> None:
+    def died(self, slot: str, cause: Cause) -> None:
         with self._lock:
-            seen = status.model_copy(update={"last_seen_at": self._now()})
-            self._workers[status.name] = (seen, ttl_s)
+            self._deaths[slot] = Death(cause=cause, at=self._now())
+
+    def unwell(self, slot: str, token: str) -> None:
+        with self._lock:
+            self._unwell.setdefault(slot, {}).setdefault(token, self._now())
+
+    def heartbeat(self, status: WorkerStatus, ttl_s: float) -> Standing:
+        with self._lock:
+            now, name = self._now(), status.name
+            seen = status.model_copy(update={"last_seen_at": now})
+            self._workers[name] = (seen, ttl_s)
+            exits = self._unwell.get(name, {}).values()
+            return Standing(name in self._draining, sum(at >= now - UNWELL_S for at in exits))
 
     def leave(self, name: str) -> None:
         with self._lock:
@@ -358,13 +387,30 @@ class MemoryJobStore:
 
     # ----------------------------------------------------------------------------- everybody's
 
+    def drain(self, name: str) -> None:
+        with self._lock:
+            self._draining.add(name)
+
+    def lift(self, name: str) -> bool:
+        with self._lock:
+            stood = name in self._draining or name in self._unwell
+            self._draining.discard(name)
+            self._unwell.pop(name, None)
+            return stood
+
     def workers(self) -> list[WorkerStatus]:
         with self._lock:
-            now = self._now()
-            return [
-                seen.model_copy(update={"state": "lost"}) if now - seen.last_seen_at > ttl else seen
-                for _, (seen, ttl) in sorted(self._workers.items())
-            ]
+            return [self._worker(*self._workers[name]) for name in sorted(self._workers)]
+
+    def _worker(self, status: WorkerStatus, ttl_s: float) -> WorkerStatus:
+        held = (e for e in self._renders.values() if e.render.state in LEASED)
+        known: dict[str, object] = {
+            "holding": sum(entry.slot == status.name for entry in held),
+            "last_death": self._deaths.get(status.name),
+        }
+        if self._now() - status.last_seen_at > ttl_s:
+            known["state"] = "lost"
+        return status.model_copy(update=known)
 
     def stats(self) -> Stats:
         with self._lock:
@@ -420,7 +466,12 @@ class MemoryJobStore:
         entry.waiters.clear()
         self._count(state.value)
 
-    def _give_back(self, entry: _Entry, lost: bool) -> None:
+    def _give_back(
+        self, entry: _Entry, lost: bool, cause: Cause = "worker_lost", detail: str = ""
+    ) -> None:
+        if lost:
+            entry.set(last_loss=cause)
+            self.died(entry.slot or "", cause)
         if not entry.wanted:
             return self._end(entry, RenderState.canceled)
         if lost:
@@ -429,8 +480,10 @@ class MemoryJobStore:
             entry.set(losses=losses)
             if losses >= self._max_losses:
                 message = f"the render took down its worker {losses} times"
+                message += f": {detail}" if detail else ""
+                code = cause if cause == "container_memory" else "worker_lost"
                 return self._end(
-                    entry, RenderState.failed, error=Failure(code="worker_lost", message=message)
+                    entry, RenderState.failed, error=Failure(code=code, message=message)
                 )
         entry.token = entry.slot = None
         return entry.set(RenderState.queued, step=0, worker=None, started_at=None)

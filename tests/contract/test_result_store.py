@@ -181,6 +181,16 @@ def test_a_record_of_a_newer_version_is_understood(store: ResultStore, ground: G
     assert store.find(FINGERPRINT) == sample()
 
 
+def test_an_inexact_picture_can_be_read_and_is_never_found(store: ResultStore) -> None:
+    inexact = sample(FIRST).model_copy(update={"exact": False})
+    store.put(inexact, PNG, {})
+
+    assert b"".join(store.read(inexact)) == PNG
+    assert store.find(FINGERPRINT) is None
+    store.put(sample(SECOND), PNG, {})
+    assert store.find(FINGERPRINT) == sample(SECOND)
+
+
 def test_foreign_objects_are_ignored(store: ResultStore, ground: Ground) -> None:
     for foreign in ("notes.json", ".json", "a b.json", "0/1.json", "README", "0.json.bak"):
         ground.place(f"renders/{FINGERPRINT}/{foreign}", b"{}")

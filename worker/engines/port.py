@@ -14,7 +14,8 @@ class Picture:
     """One rendered image.
 
     `rgb` is uint8, (height, width, 3), row by row. `timings_s` has `text`, `denoise`, `decode`.
-    `profile` names what moves rounding: dtype, device, library versions.
+    `profile` names what moves rounding: dtype, device, library versions. Not `exact`: memory was
+    short and a saving moved pixels.
     """
 
     rgb: bytes
@@ -22,6 +23,7 @@ class Picture:
     height: int
     timings_s: dict[str, float]
     profile: dict[str, str]
+    exact: bool = True
 
 
 OnStep = Callable[[int, int], None]  # (steps done, steps in all); may raise RenderStopped
