@@ -106,7 +106,7 @@ class Death(Record):
 
 
 class Gpu(Record):
-    """A worker's device memory, MiB, as its own process sees it."""
+    """A worker's device, and the memory that the tensors of its process take there, MiB."""
 
     name: str
     memory_used_mb: int

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from shared.jobs import RenderSpec
+from shared.store.port import Gpu
 
 
 @dataclass(slots=True, frozen=True)
@@ -38,5 +39,8 @@ class Renderer(Protocol):
     def render(self, spec: RenderSpec, on_step: OnStep) -> Picture:
         """Raises RenderFailed, or whatever `on_step` raised; the engine stays usable after both.
 
-        Cannot interrupt a step in progress.
+        Raises DeviceFault, after which it is not. Cannot interrupt a step in progress.
         """
+
+    def memory(self) -> Gpu | None:
+        """What is taken on the device now; None on a CPU."""
