@@ -6,6 +6,7 @@ import json
 import logging
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from threading import Event, Lock, Thread
 from typing import Any
@@ -16,6 +17,7 @@ from shared.logs import event
 from shared.store.port import Cause, Claim
 
 log = logging.getLogger("farm.worker")
+PROGRESS_S = 0.1  # a keeper that waits for Redis reads nothing: never fill its pipe
 
 
 class Lease:
@@ -27,6 +29,7 @@ class Lease:
         self.token = claim.token
         self.canceled = Event()
         self.lost = Event()
+        self._told_at = float("-inf")
 
     def check(self) -> None:
         """Raises LeaseLost, Canceled."""
@@ -36,6 +39,9 @@ class Lease:
             raise Canceled
 
     def progress(self, step: int) -> None:
+        if time.monotonic() - self._told_at < PROGRESS_S:
+            return
+        self._told_at = time.monotonic()
         self._leases.tell({"step": self.token, "n": step})
 
     def drop(self) -> None:
