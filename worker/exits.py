@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 from shared.store.port import Cause
 
 OK = 0  # drained, or told to leave
@@ -20,3 +23,19 @@ WORDS = {
 }
 
 CAUSES: dict[int, Cause] = {DEAF: "deaf", DEVICE_FAULT: "device_fault", UNWELL: "unwell"}
+
+
+class Ending:
+    """How this process will end."""
+
+    def __init__(self) -> None:
+        self.code = OK
+
+    @property
+    def cause(self) -> Cause | None:
+        return CAUSES.get(self.code)
+
+    def leave(self, code: int = OK) -> None:
+        """Drain as SIGTERM does, then exit with this code; the first one given counts."""
+        self.code = self.code or code
+        os.kill(os.getpid(), signal.SIGTERM)
