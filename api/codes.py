@@ -46,12 +46,14 @@ CODES: dict[str, Kind] = {
     **_kinds(
         403,
         type="permission_error",
+        admin_only="Only an admin's key may do this.",
         url_expired="The signed URL has expired; the job has a fresh one.",
     ),
     **_kinds(
         404,
         job_not_found="There is no such job, or it is not yours.",
         image_not_found="The job has no such picture, or not yet.",
+        worker_not_found="No worker of this name was heard of within an hour.",
         unknown_url="There is nothing at this URL.",
     ),
     **_kinds(400, 404, model_not_found="The farm serves no model of this name."),

@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import httpx2
 from pydantic import ValidationError
 
-from cli.answers import FarmStatus, Job, Trained, View
+from cli.answers import FarmStatus, Job, KnownWorker, KnownWorkers, Trained, View
 from shared.errors import FarmError, Unavailable
 
 V = TypeVar("V", bound=View)
@@ -87,6 +87,15 @@ class FarmClient:
         """True where the model was never trained: whatever it draws is noise."""
         return _read(Trained, self._send("GET", f"/models/{model}", patience_s=2.0)).random_weights
 
+    def workers(self) -> tuple[KnownWorker, ...]:
+        return _read(KnownWorkers, self._send("GET", "/workers", patience_s=2.0)).data
+
+    def drain(self, name: str) -> None:
+        self._send("POST", f"/workers/{_part(name)}/drain", patience_s=2.0)
+
+    def release(self, name: str) -> None:
+        self._send("POST", f"/workers/{_part(name)}/release", patience_s=2.0)
+
     def status(self) -> FarmStatus:
         return _read(FarmStatus, self._send("GET", "/status", patience_s=0.0))
 
@@ -117,6 +126,11 @@ def is_loopback(url: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _part(name: str) -> str:
+    """One part of a path, whatever was typed."""
+    return quote(name, safe="")
 
 
 def _bearer(key: str) -> Callable[[httpx2.Request], httpx2.Request]:

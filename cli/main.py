@@ -14,6 +14,7 @@ from shared.settings import load_settings
 COMMANDS = {
     "up": "cli.up",
     "render": "cli.render",
+    "workers": "cli.workers",
     "models": "cli.models",
     "settings": "cli.settings",
     "api": "cli.parts",
