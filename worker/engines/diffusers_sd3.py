@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import time
-import traceback
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +75,7 @@ class DiffusersSD3:
             raise RenderFailed("render_error", "this engine takes neither LoRAs nor input images")
         self._ladder.begin()
         while (picture := self._attempt(spec, on_step)) is None:
+            self._free()
             if not self._ladder.step_down():
                 message = f"the device has too little memory for {spec.width} x {spec.height}"
                 raise RenderFailed("out_of_memory", message, retryable=True)
@@ -92,7 +92,10 @@ class DiffusersSD3:
         )
 
     def _attempt(self, spec: RenderSpec, on_step: OnStep) -> Picture | None:
-        """None: the device ran out of memory, and what this attempt held there is freed."""
+        """None: the device ran out of memory.
+
+        Nothing of the attempt is held then: its tensors went with the exception that held them.
+        """
         try:
             try:
                 with torch.inference_mode():
@@ -103,15 +106,13 @@ class DiffusersSD3:
             raise
         except Exception as error:
             if is_out_of_memory(error):
-                self._free(error)
                 return None
             if is_device_fault(error):
                 raise DeviceFault(f"the device failed: {error}".splitlines()[0]) from error
             message = f"the engine failed: {type(error).__name__}"
             raise RenderFailed("render_error", message) from error
 
-    def _free(self, error: Exception) -> None:
-        traceback.clear_frames(error.__traceback__)  # they hold the tensors of this render
+    def _free(self) -> None:
         self._embed.cache_clear()
         gc.collect()
         empty_cache(self._device)
