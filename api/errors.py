@@ -77,6 +77,8 @@ def problem_of(error: Exception) -> Problem:
 
 
 _CORE: dict[type[errors.FarmError], tuple[int, str, dict[str, str]]] = {
+    errors.NotDurable: (503, "store_unavailable", {"Retry-After": "2"}),
+    errors.StoreRefuses: (503, "store_unavailable", {"Retry-After": "10"}),
     errors.StoreUnavailable: (503, "store_unavailable", {"Retry-After": "2"}),
     errors.ResultsUnavailable: (503, "store_unavailable", {"Retry-After": "2"}),
     errors.QueueFull: (503, "queue_full", {"Retry-After": "10"}),

@@ -19,8 +19,9 @@ from ulid import ULID
 from deploy.embedded import EmbeddedRedis
 from shared.fingerprint import fingerprint
 from shared.jobs import Job, RenderSpec
+from shared.store.address import connect
 from shared.store.port import Order, Submission
-from shared.store.redis_store import RedisJobStore, StoreConfig, connect
+from shared.store.redis_store import RedisJobStore, StoreConfig
 from shared.tickets import ticket_template
 
 DIGEST = "0" * 64

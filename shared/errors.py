@@ -7,6 +7,8 @@
     │   └── ModelUnavailable  the weights could not be fetched
     ├── Unavailable           a part the farm stands on does not answer; trying again may help
     │   ├── StoreUnavailable      the job store (Redis)
+    │   │   ├── StoreRefuses          it answers, but takes nothing: full, read-only, forbidden
+    │   │   └── NotDurable            it took the order, but did not confirm that it stays
     │   └── ResultsUnavailable    the result store (S3 or a folder)
     ├── QueueFull             the model's queue holds as many renders as it may
     ├── IdempotencyConflict   the key was used for another order
@@ -62,6 +64,14 @@ class Unavailable(FarmError):
 
 class StoreUnavailable(Unavailable):
     """The job store does not answer."""
+
+
+class StoreRefuses(StoreUnavailable):
+    """The job store answers but does not take this now; its operator's log says why."""
+
+
+class NotDurable(StoreUnavailable):
+    """The job store did not confirm that the order is safe; send it again with the same Idempotency-Key."""
 
 
 class ResultsUnavailable(Unavailable):

@@ -110,7 +110,7 @@ def _work(
         start_http_server(settings.worker_metrics_port, "127.0.0.1", registry)
     leases = Leases(
         {
-            "redis_url": settings.redis_url.get_secret_value(),
+            "redis_url": settings.redis_address,
             "store": StoreConfig.of(settings, ticket_template()).as_dict(),
             "lease_s": settings.lease_s,
             "max_render_s": settings.max_render_s,

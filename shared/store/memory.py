@@ -31,6 +31,7 @@ from shared.store.port import (
     Order,
     PoolStats,
     Stats,
+    StoreFault,
     Submission,
     Submitted,
     WorkerStatus,
@@ -381,6 +382,9 @@ class MemoryJobStore:
     def secret(self, name: str, proposal: str) -> str:
         with self._lock:
             return self._secrets.setdefault(name, proposal)
+
+    def faults(self) -> tuple[StoreFault, ...]:
+        return ()  # it is for tests, and says at its head that it forgets
 
     def ping(self) -> None:
         return

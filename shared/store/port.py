@@ -120,12 +120,25 @@ class Stats(Record):
     totals: dict[str, int] = {}
 
 
+class StoreFault(Record):
+    """Why the store may lose, or not take, what it was given; `advice` is for its operator."""
+
+    code: Literal[
+        "cluster", "too_old", "replica", "no_aof", "write_failed", "evicts", "nearly_full",
+        "no_promise",
+    ]  # fmt: skip
+    reason: str
+    advice: str
+
+
 class JobStore(Protocol):
     # the API's side
     def submit(self, submission: Submission) -> Submitted:
         """Take the whole job in one step: replay, cache, single-flight, pending, tickets, record.
 
-        Raises QueueFull, IdempotencyConflict. O(n log queued).
+        When it returns the job is as safe as the store was told to make it. Raises QueueFull,
+        IdempotencyConflict, and NotDurable: it may have been taken, but nobody promises that it
+        stays; the same order with the same idempotency key is safe. O(n log queued).
         """
 
     def get(self, job_id: str) -> Job:
@@ -203,5 +216,8 @@ class JobStore(Protocol):
 
     def secret(self, name: str, proposal: str) -> str:
         """The farm's secret of this name: `proposal` if there is none yet."""
+
+    def faults(self) -> tuple[StoreFault, ...]:
+        """What makes this store lose acknowledged jobs, the worst first; empty when all is well."""
 
     def ping(self) -> None: ...

@@ -10,15 +10,17 @@ from importlib import resources
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import redis
-from redis.backoff import ExponentialWithJitterBackoff
 from redis.commands.core import Script
-from redis.retry import Retry
 
-from shared.errors import IdempotencyConflict, JobFinished, JobNotFound, QueueFull, StoreUnavailable
+from shared.errors import IdempotencyConflict, JobFinished, JobNotFound, QueueFull
 from shared.jobs import Failure, Job, StoredResult
 from shared.keys import KEYS, queue_name
 from shared.settings import Settings
 from shared.store import codec
+from shared.store.address import connect as connect
+from shared.store.checks import faults_of
+from shared.store.durable import Durable, Wanted
+from shared.store.faults import fault_of
 from shared.store.port import (
     WEIGHTS,
     Claim,
@@ -26,10 +28,12 @@ from shared.store.port import (
     Moved,
     PoolStats,
     Stats,
+    StoreFault,
     Submission,
     Submitted,
     WorkerStatus,
 )
+from shared.store.server import look
 
 TICKETS_MAX = 16  # each claim tops up for the next, so a few invite any number of workers
 IDEMPOTENCY_S = 86_400
@@ -48,34 +52,22 @@ class StoreConfig:
     retention_s: int = 604_800
     max_losses: int = 3
     max_queue: int = 100_000
+    durability: Wanted = "off"
+    durable_replicas: int = 0
 
     @staticmethod
     def of(settings: Settings, ticket: str) -> StoreConfig:
         return StoreConfig(
-            ticket, settings.job_retention_s, settings.max_losses, settings.max_queue
+            ticket,
+            settings.job_retention_s,
+            settings.max_losses,
+            settings.max_queue,
+            settings.durability,
+            settings.durable_replicas,
         )
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
-
-
-def connect(url: str, *, patience_s: float) -> redis.Redis:
-    """A client that tries each call again for about `patience_s`: all our scripts may be repeated."""
-    cap_s = min(1.0, patience_s / 4)
-    retry = Retry(
-        ExponentialWithJitterBackoff(base=0.02, cap=cap_s),
-        retries=max(3, int(patience_s / cap_s)),
-        supported_errors=(redis.ConnectionError, redis.TimeoutError),
-    )
-    return redis.Redis.from_url(
-        url,
-        decode_responses=True,
-        socket_timeout=max(2.0, patience_s),
-        socket_connect_timeout=2.0,
-        socket_keepalive=True,
-        health_check_interval=15,
-        retry=retry,
-    )
 
 
 def _translated(
@@ -86,7 +78,7 @@ def _translated(
         try:
             return method(self, *args, **kwargs)
         except redis.RedisError as error:
-            raise StoreUnavailable(f"the job store does not answer: {error}") from error
+            raise fault_of(error) from error
 
     return cast("Callable[Concatenate[RedisJobStore, P], T]", call)
 
@@ -98,6 +90,7 @@ class RedisJobStore:
         self._redis = client
         self._config = config
         self._scripts = {name: self._script(name) for name in SCRIPTS}
+        self._durable = Durable(client, config.durability, config.durable_replicas)
 
     def _script(self, name: str) -> Script:
         return self._redis.register_script(prelude(self._config) + _lua("lib") + _lua(name))
@@ -109,7 +102,7 @@ class RedisJobStore:
     def submit(self, submission: Submission) -> Submitted:
         job = submission.job
         fields = codec.encode_submission(submission, WEIGHTS[job.priority], self._config.max_queue)
-        answer = self._run("submit", json.dumps(fields))
+        answer = self._durable.run(self._scripts["submit"], json.dumps(fields))
         if answer[0] == "full":
             raise QueueFull
         if answer[0] == "conflict":
@@ -236,6 +229,10 @@ class RedisJobStore:
         key = KEYS["secret"] + name
         self._redis.set(key, proposal, nx=True)
         return str(self._redis.get(key))
+
+    @_translated
+    def faults(self) -> tuple[StoreFault, ...]:
+        return faults_of(look(self._redis), self._config.durability)
 
     @_translated
     def ping(self) -> None:

@@ -10,9 +10,10 @@ import pytest
 
 from shared.errors import IdempotencyConflict, JobFinished, JobNotFound, QueueFull
 from shared.jobs import Failure, JobStatus, RenderState
+from shared.store.address import connect
 from shared.store.memory import MemoryJobStore
 from shared.store.port import Claim, JobStore, LoadingStep, WorkerStatus
-from shared.store.redis_store import RedisJobStore, StoreConfig, connect
+from shared.store.redis_store import RedisJobStore, StoreConfig
 from shared.tickets import ticket_template
 from tests.orders import POOL, stored, submission
 from tests.waiting import wait_until
