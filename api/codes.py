@@ -77,6 +77,7 @@ CODES: dict[str, Kind] = {
     **_kinds(
         503,
         type="server_error",
+        draining="This process of the API is leaving; another takes the order at once.",
         queue_full="The queue is full; try again after `Retry-After` seconds.",
         store_unavailable="The job store or the result store does not answer; try again.",
     ),

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from fastapi import Request
 from prometheus_client import CollectorRegistry
 
 from api.auth import Keys, Owner
+from api.drain import Drain
 from api.links import Links, links
 from api.signing import Signer
 from shared.errors import JobNotFound, Unavailable
@@ -18,7 +20,9 @@ from shared.metrics import ApiMetrics
 from shared.models import Catalog
 from shared.results.port import ResultStore
 from shared.settings import Settings
-from shared.store.port import JobStore
+from shared.store.port import JobStore, StoreFault
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True, frozen=True)
@@ -33,6 +37,8 @@ class Farm:
     metrics: ApiMetrics
     version: str
     storage_answers: Callable[[], bool]
+    store_faults: Callable[[], tuple[StoreFault, ...]]
+    drain: Drain
 
     def links(self, request: Request) -> Links:
         return links(request, self.settings, self.signer)
@@ -57,15 +63,15 @@ def answers(check: Callable[[], None]) -> bool:
     return True
 
 
-def remembered(ask: Callable[[], bool], seconds: float) -> Callable[[], bool]:
+def remembered(ask: Callable[[], T], seconds: float) -> Callable[[], T]:
     """The same question, really asked once in so many seconds: probes come often and need no key."""
-    answer, asked_at = False, float("-inf")
+    kept: tuple[T, float] | None = None
 
-    def remember() -> bool:
-        nonlocal answer, asked_at
-        if time.monotonic() - asked_at > seconds:
-            answer, asked_at = ask(), time.monotonic()
-        return answer
+    def remember() -> T:
+        nonlocal kept
+        if kept is None or time.monotonic() - kept[1] > seconds:
+            kept = ask(), time.monotonic()
+        return kept[0]
 
     return remember
 

@@ -18,6 +18,7 @@ from shared.errors import FarmError
 from shared.logs import event, setup
 from shared.settings import Settings
 from shared.store import open_store
+from shared.store.checks import report
 from shared.store.port import JobStore
 from shared.tickets import make_app
 
@@ -82,7 +83,9 @@ def serve(settings: Settings) -> None:
     app.conf.beat_schedule = {
         name: {"task": name, "schedule": every_s} for name, every_s in EVERY_S.items()
     }
-    chores = Chores(open_store(settings, patience_s=5.0))
+    store = open_store(settings, patience_s=5.0)
+    report(store, log)
+    chores = Chores(store)
     service = beat.Service(app, max_interval=1, scheduler_cls=in_process(chores))
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: service.stop())

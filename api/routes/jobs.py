@@ -40,7 +40,8 @@ _BODY = {
             "invalid_json", "invalid_value", "missing_field", "unknown_field", "invalid_size",
             "conflicting_fields", "model_not_found", "unsupported_for_model",
             "invalid_idempotency_key", "missing_api_key", "invalid_api_key", "body_too_large",
-            "unsupported_media_type", "idempotency_key_reused", "queue_full", "store_unavailable",
+            "unsupported_media_type", "idempotency_key_reused", "draining", "queue_full",
+            "store_unavailable",
         ),
     },
 )  # fmt: skip
@@ -51,6 +52,7 @@ def submit(
     idempotency_key: Annotated[str | None, Header()] = None,
 ) -> Response:
     farm = farm_of(request)
+    farm.drain.refuse_orders()
     for name in request.query_params:  # a misread option must not cost a render
         raise Problem(400, "unknown_field", "POST /jobs takes no query parameters", name)
     order = parse(body, Limits(farm.catalog, farm.settings.max_n))
