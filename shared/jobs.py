@@ -71,13 +71,19 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class LoraRef(Record):
+class Passed(Record):
+    """A stored value that is handed on, and so keeps the fields that a newer version added."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class LoraRef(Passed):
     name: str
     sha256: str
     scale: float
 
 
-class RenderSpec(Record):
+class RenderSpec(Passed):
     """Everything that decides the pixels of one image, and nothing else.
 
     `model_digest` stands for the weights and everything in the model entry that moves pixels.
@@ -103,6 +109,12 @@ class RenderSpec(Record):
     def pool(self) -> str:
         return pool_name(self.model, self.model_digest)
 
+    @property
+    def unknown(self) -> frozenset[str]:
+        """Fields that only a newer version understands; they may decide pixels."""
+        parts: tuple[Passed, ...] = (self, *self.loras)
+        return frozenset(name for part in parts for name in part.model_extra or ())
+
 
 def pool_name(model: str, digest: str) -> str:
     """The workers that may serve one another's renders: same model, same pixels.
@@ -112,7 +124,7 @@ def pool_name(model: str, digest: str) -> str:
     return f"{model}.{digest[:12]}"
 
 
-class StoredResult(Record):
+class StoredResult(Passed):
     """A complete picture in the result store; `token` names the claim that made it."""
 
     fingerprint: str
@@ -127,7 +139,7 @@ class StoredResult(Record):
     stored_at: float  # unix seconds
 
 
-class Failure(Record):
+class Failure(Passed):
     code: str
     message: str
     retryable: bool = False
@@ -151,6 +163,7 @@ class Render(Record):
     found: bool = False  # its picture was in the result store before anybody rendered it
     result: StoredResult | None = None
     error: Failure | None = None
+    version: int = RECORD_VERSION
 
 
 Dropped = Literal["canceled", "expired"]

@@ -143,6 +143,10 @@ class Bench:
 
         if _found(look, LOOK_FIRST_S):
             raise Found
+        if unknown := claim.spec.unknown:  # other pixels under this fingerprint would stay for ever
+            names = ", ".join(sorted(unknown))
+            message = f"this worker is older than the order and does not know: {names}"
+            raise RenderFailed("worker_too_old", message, retryable=True)
         return self._renderer.render(claim.spec, on_step)
 
     def _close_found(self, claim: Claim, look: Future[StoredResult | None] | None) -> None:

@@ -49,7 +49,8 @@ def encode(result: StoredResult, details: dict[str, Any]) -> bytes:
 def decode(data: bytes, fingerprint: str, token: str) -> StoredResult | None:
     """The result that this record describes; None if it is torn or describes another."""
     try:
-        result = StoredResult.model_validate_json(data)
+        read = StoredResult.model_validate_json(data)
+        result = StoredResult.model_validate(read.model_dump(exclude={"details"}))
     except ValidationError:
         return None
     return result if (result.fingerprint, result.token) == (fingerprint, token) else None

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from shared.jobs import (
+    RECORD_VERSION,
     Dropped,
     Failure,
     Job,
@@ -42,6 +43,7 @@ def encode_submission(submission: Submission, weight: float, max_queue: int) -> 
         "weight": weight,
         "max_queue": max_queue,
         "bypass": job.cache == "bypass",
+        "version": RECORD_VERSION,
         "record": job.model_dump_json(include=_RECORD),
         "images": [
             {
