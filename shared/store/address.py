@@ -92,12 +92,16 @@ def broker(url: str) -> Broker:
     at = _sentinels(url)
     login = ":".join(quote(at.login.get(name, ""), safe="") for name in ("username", "password"))
     before = f"sentinel://{login}@" if at.login else "sentinel://"
-    urls = (f"{before}{host}:{port}/{at.db}" for host, port in at.places)
+    urls = (f"{before}{_bracketed(host)}:{port}/{at.db}" for host, port in at.places)
     return Broker(";".join(urls), at.tls, {"master_name": at.service, "sentinel_kwargs": at.asking})
 
 
 def _is_sentinel(url: str) -> bool:
     return urlsplit(url).scheme.endswith("+sentinel")
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _tls(url: str) -> dict[str, Any] | None:

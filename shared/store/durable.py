@@ -3,7 +3,8 @@
 `always`   the server syncs its log before it answers anybody (appendfsync always): nothing to wait
            for, and the server syncs many clients' orders at once.
 `waitaof`  WAITAOF behind the script, on the same connection, waits for the server's next sync: with
-           appendfsync everysec that is up to a second. Redis and Valkey from 7.2.
+           appendfsync everysec that is up to a second. From Redis 7.2 on; `auto` does not trust
+           Valkey's, see shared/store/server.py.
 `off`      the answer promises no more than the server does.
 
 A replayed order waits as well: WAITAOF covers all that the server wrote before it.
@@ -81,13 +82,15 @@ class Durable:
 
 def choose(wanted: Wanted, server: Server) -> Promise:
     """Raises StoreRefuses, in words for the operator."""
+    if wanted == "auto":
+        if server.syncs_always:
+            return "always"
+        return "waitaof" if server.has_aof and server.waitaof_is_true else "off"
     able: dict[Promise, bool] = {
         "always": server.syncs_always,
         "waitaof": server.has_aof and server.knows_waitaof,
         "off": True,
     }
-    if wanted == "auto":
-        return next(promise for promise, can in able.items() if can)
     if not able[wanted]:
         raise StoreRefuses(f"FARM_DURABILITY is {wanted}, which {server.described} cannot do")
     return wanted

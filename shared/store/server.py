@@ -32,6 +32,11 @@ class Server:
         return self.version >= (7, 2)
 
     @property
+    def waitaof_is_true(self) -> bool:
+        """Valkey (seen on 9.1.2, under strace) answers WAITAOF up to a second before its sync."""
+        return self.knows_waitaof and self.name != "valkey"
+
+    @property
     def described(self) -> str:
         aof = f"appendfsync {self.fsync or 'unknown'}" if self.has_aof else "no append-only file"
         return f"{self.name} {'.'.join(map(str, self.version))} with {aof}"
