@@ -65,6 +65,7 @@ def guarded(tmp_path: Path) -> Iterator[Guarded]:
         yield Guarded(tmp_path / "redis", stack)
 
 
+@pytest.mark.timeout(300)
 def test_the_farm_goes_on_when_the_primary_is_killed(
     models: Path, tmp_path: Path, guarded: Guarded
 ) -> None:
@@ -91,6 +92,7 @@ def test_the_farm_goes_on_when_the_primary_is_killed(
         assert httpx2.get(f"{url}/status").json()["ready"]
 
 
+@pytest.mark.timeout(300)
 def test_orders_are_taken_again_by_the_promoted_server(
     models: Path, tmp_path: Path, guarded: Guarded
 ) -> None:
