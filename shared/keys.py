@@ -5,6 +5,7 @@ farm:render:<render>  hash    spec, state, attempt, token, tag, wanted, result, 
 farm:waiters:<render> set     "<job>:<index>" that this render's end will advance
 farm:current:<fp>     string  the render that answers, or is making, this fingerprint
 farm:pending:<pool>   zset    render -> start tag (fair order; rank = queue position)
+farm:delayed:<pool>   zset    render -> when its pause after a fault is over, unix seconds
 farm:flows:<pool>     hash    "<owner>:<priority>" -> finish tag of its last render
 farm:vtime:<pool>     string  start tag of the render that was claimed last
 farm:rate:<pool>      string  measured / predicted device seconds, moving mean
@@ -27,6 +28,7 @@ KEYS = {
     "waiters": "farm:waiters:",
     "current": "farm:current:",
     "pending": "farm:pending:",
+    "delayed": "farm:delayed:",
     "flows": "farm:flows:",
     "vtime": "farm:vtime:",
     "rate": "farm:rate:",

@@ -92,6 +92,11 @@ class Settings(BaseModel):
         1800.0, "A render that runs longer is hung: its lease is no longer renewed", gt=0
     )
     max_losses: int = knob(3, "A render that lost so many workers fails as `worker_lost`", ge=1)
+    max_retries: int = knob(
+        3,
+        "How often a render is tried again after a fault that may pass, such as full device memory or a storage that does not answer",
+        ge=0,
+    )
     drain_s: float = knob(
         60.0,
         "After SIGTERM a worker may finish its render for so long before it gives it back",

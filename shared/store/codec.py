@@ -15,7 +15,7 @@ from shared.jobs import (
     RenderState,
     StoredResult,
 )
-from shared.store.port import Claim, Moved, Submission, WorkerStatus
+from shared.store.port import Claim, Delayed, Moved, Submission, WorkerStatus
 
 _RECORD = {"id", "owner", "input", "cache", "priority", "metadata", "version"}
 _NOTHING = Render(
@@ -69,6 +69,13 @@ def encode_outcome(outcome: StoredResult | Failure | None) -> tuple[str, str, st
     if isinstance(outcome, Failure):
         return "failed", "error", outcome.model_dump_json()
     return "canceled", "", ""
+
+
+def decode_closed(answer: list[Any]) -> bool | Delayed:
+    """From {'lost'}, {'closed'} or {'retrying', number, seconds}."""
+    if answer[0] == "retrying":
+        return Delayed(answer[1], float(answer[2]))
+    return bool(answer[0] == "closed")
 
 
 def decode_job(seen: list[Any]) -> Job:

@@ -6,6 +6,7 @@ For unit tests and for reading; it forgets everything when the process ends.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from threading import RLock
@@ -26,6 +27,7 @@ from shared.jobs import (
 from shared.store.port import (
     WEIGHTS,
     Claim,
+    Delayed,
     Hold,
     Moved,
     Order,
@@ -50,6 +52,7 @@ class _Entry:
     token: str | None = None
     slot: str | None = None
     lease_until: float = 0.0
+    due_at: float = 0.0  # end of the pause after a fault
     wanted: int = 0
     waiters: set[tuple[str, int]] = field(default_factory=set)
 
@@ -75,10 +78,14 @@ class MemoryJobStore:
         clock: Callable[[], float] = time.time,
         *,
         max_losses: int = 3,
+        max_retries: int = 3,
+        retry_pause_s: float = 1.0,
         max_queue: int = 100_000,
     ) -> None:
         self._now = clock
         self._max_losses = max_losses
+        self._max_retries = max_retries
+        self._retry_pause_s = retry_pause_s
         self._max_queue = max_queue
         self._lock = RLock()
         self._jobs: dict[str, _JobEntry] = {}
@@ -161,8 +168,7 @@ class MemoryJobStore:
         return "attached" if answer else "new"
 
     def _is_nearer(self, entry: _Entry, flow: str) -> bool:
-        queued = entry.render.state is RenderState.queued
-        return queued and self._start_tag(entry.render.pool, flow) < entry.tag
+        return self._waits(entry) and self._start_tag(entry.render.pool, flow) < entry.tag
 
     def _new_render(self, order: Order, fresh: bool) -> _Entry:
         render = Render(
@@ -280,16 +286,22 @@ class MemoryJobStore:
         *,
         found: bool = False,
         device_s: float = 0.0,
-    ) -> bool:
+    ) -> bool | Delayed:
         with self._lock:
             entry = self._renders.get(render_id)
             if entry is None or entry.token != token:
                 return False
+            if entry.render.state is RenderState.queued:
+                return self._retry(entry)
             if entry.render.state not in LEASED:
                 return True
             if outcome is None and entry.wanted:
                 self._give_back(entry, lost=False)
             elif outcome is None:
+                self._end(entry, RenderState.canceled)
+            elif isinstance(outcome, Failure) and self._may_retry(entry, outcome):
+                if entry.wanted:
+                    return self._delay(entry, outcome)
                 self._end(entry, RenderState.canceled)
             elif isinstance(outcome, Failure):
                 self._end(entry, RenderState.failed, error=outcome)
@@ -300,6 +312,22 @@ class MemoryJobStore:
                 if found:
                     self._count("found")
             return True
+
+    def _may_retry(self, entry: _Entry, failure: Failure) -> bool:
+        return failure.retryable and entry.render.retries < self._max_retries
+
+    def _delay(self, entry: _Entry, failure: Failure) -> Delayed:
+        retries = entry.render.retries + 1
+        self._count("retried")
+        spread = self._totals["retried"] * 0.6180339887498949 % 1
+        pause_s = min(self._retry_pause_s * 4 ** (retries - 1), 60.0) * (1 + spread) / 2
+        entry.due_at = self._now() + pause_s
+        self._put_down(entry)
+        entry.set(retries=retries, error=failure)
+        return self._retry(entry)
+
+    def _retry(self, entry: _Entry) -> Delayed:
+        return Delayed(entry.render.retries, max(entry.due_at - self._now(), 0.0))
 
     def _learn(self, entry: _Entry, device_s: float) -> None:
         if device_s > 0 and entry.cost > 0:
@@ -371,10 +399,18 @@ class MemoryJobStore:
             pools: dict[str, int] = {entry.render.pool: 0 for entry in self._renders.values()}
             for render in self._pending():
                 pools[self._renders[render].render.pool] += 1
-            sizes = (
-                PoolStats(pool=pool, pending=n, tickets=0, rate=self._rates.get(pool))
-                for pool, n in sorted(pools.items())
+            queued = Counter(
+                e.render.pool
+                for e in self._renders.values()
+                if e.render.state is RenderState.queued
             )
+            sizes = (
+                PoolStats(
+                    pool=pool, pending=n, delayed=queued[pool] - n, tickets=0,
+                    rate=self._rates.get(pool),
+                )
+                for pool, n in sorted(pools.items())
+            )  # fmt: skip
             leases = sum(entry.render.state in LEASED for entry in self._renders.values())
             return Stats(pools=tuple(sizes), leases=leases, totals=dict(self._totals))
 
@@ -395,8 +431,11 @@ class MemoryJobStore:
 
     def _pending(self) -> list[str]:
         """Queued renders in fair order."""
-        queued = (e for e in self._renders.values() if e.render.state is RenderState.queued)
-        return [entry.render.id for entry in sorted(queued, key=lambda e: (e.tag, e.render.id))]
+        waiting = filter(self._waits, self._renders.values())
+        return [entry.render.id for entry in sorted(waiting, key=lambda e: (e.tag, e.render.id))]
+
+    def _waits(self, entry: _Entry) -> bool:
+        return entry.render.state is RenderState.queued and entry.due_at <= self._now()
 
     def _holds(self, entry: _Entry, token: str) -> bool:
         return entry.token == token and entry.render.state in LEASED
@@ -432,8 +471,12 @@ class MemoryJobStore:
                 return self._end(
                     entry, RenderState.failed, error=Failure(code="worker_lost", message=message)
                 )
-        entry.token = entry.slot = None
-        return entry.set(RenderState.queued, step=0, worker=None, started_at=None)
+        entry.token = None
+        return self._put_down(entry)
+
+    def _put_down(self, entry: _Entry) -> None:
+        entry.slot = None
+        entry.set(RenderState.queued, step=0, worker=None, started_at=None)
 
     def _lose(self, which: Callable[[_Entry], bool]) -> Moved:
         held = [e for e in self._renders.values() if e.render.state in LEASED and which(e)]

@@ -83,6 +83,14 @@ class Moved:
     expired: tuple[str, ...] = ()
 
 
+@dataclass(slots=True, frozen=True)
+class Delayed:
+    """A fault that may pass: the render waits `pause_s` seconds, then takes its old place."""
+
+    number: int  # 1 = the first
+    pause_s: float
+
+
 class LoadingStep(Record):
     name: str
     status: Literal["waiting", "running", "done", "skipped", "failed"]
@@ -108,6 +116,7 @@ class WorkerStatus(Record):
 class PoolStats(Record):
     pool: str
     pending: int
+    delayed: int = 0  # in the pause after a fault, so not pending
     tickets: int
     rate: float | None = None  # measured / predicted device seconds; None: nothing measured yet
 
@@ -162,10 +171,12 @@ class JobStore(Protocol):
         *,
         found: bool = False,
         device_s: float = 0.0,
-    ) -> bool:
+    ) -> bool | Delayed:
         """End the render: a result, a failure, or None for canceled. False: the lease is lost.
 
-        `found`: the result was stored before. `device_s` corrects later cost predictions.
+        The answer is Delayed to a retryable failure while the render's budget lasts; one that nobody
+        wants any more is canceled. `found`: the result was stored before. `device_s` corrects later
+        cost predictions.
         """
 
     def release(self, render_id: str, token: str, *, lost: bool) -> bool:
@@ -191,7 +202,7 @@ class JobStore(Protocol):
         """Drop images of jobs past their deadline that have not started."""
 
     def reconcile(self) -> int:
-        """Top up tickets so that free workers find one; how many were added."""
+        """Bring back renders whose pause is over, and top up tickets; how many were added."""
 
     def audit(self) -> Moved:
         """Repair what only a damaged log of the store produces; O(renders)."""

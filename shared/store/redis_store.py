@@ -22,6 +22,7 @@ from shared.store import codec
 from shared.store.port import (
     WEIGHTS,
     Claim,
+    Delayed,
     Hold,
     Moved,
     PoolStats,
@@ -47,12 +48,18 @@ class StoreConfig:
     ticket: str
     retention_s: int = 604_800
     max_losses: int = 3
+    max_retries: int = 3
+    retry_pause_s: float = 1.0  # before the first retry; each further one waits 4 times as long
     max_queue: int = 100_000
 
     @staticmethod
     def of(settings: Settings, ticket: str) -> StoreConfig:
         return StoreConfig(
-            ticket, settings.job_retention_s, settings.max_losses, settings.max_queue
+            ticket,
+            retention_s=settings.job_retention_s,
+            max_losses=settings.max_losses,
+            max_retries=settings.max_retries,
+            max_queue=settings.max_queue,
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -162,9 +169,11 @@ class RedisJobStore:
         *,
         found: bool = False,
         device_s: float = 0.0,
-    ) -> bool:
+    ) -> bool | Delayed:
         state, field, value = codec.encode_outcome(outcome)
-        return bool(self._run("close", render_id, token, state, field, value, int(found), device_s))
+        retryable = isinstance(outcome, Failure) and outcome.retryable
+        what = (state, field, value, int(found), device_s, int(retryable))
+        return codec.decode_closed(self._run("close", render_id, token, *what))
 
     @_translated
     def release(self, render_id: str, token: str, *, lost: bool) -> bool:
@@ -221,12 +230,16 @@ class RedisJobStore:
         pipe.hgetall(KEYS["totals"])
         for pool in pools:
             pipe.zcard(KEYS["pending"] + pool)
+            pipe.zcard(KEYS["delayed"] + pool)
             pipe.llen(queue_name(pool))
             pipe.get(KEYS["rate"] + pool)
         leases, totals, *sizes = pipe.execute()
-        rows = zip(pools, sizes[::3], sizes[1::3], sizes[2::3], strict=True)
+        rows = zip(pools, sizes[::4], sizes[1::4], sizes[2::4], sizes[3::4], strict=True)
         return Stats(
-            pools=tuple(PoolStats(pool=p, pending=n, tickets=t, rate=r) for p, n, t, r in rows),
+            pools=tuple(
+                PoolStats(pool=pool, pending=pending, delayed=delayed, tickets=tickets, rate=rate)
+                for pool, pending, delayed, tickets, rate in rows
+            ),
             leases=leases,
             totals={outcome: int(count) for outcome, count in totals.items()},
         )
@@ -262,5 +275,6 @@ def prelude(config: StoreConfig) -> str:
     return (
         f"local K = {{ {names} }}; local TICKET = [==[{config.ticket}]==]; "
         f"local TICKETS_MAX, MAX_LOSSES = {TICKETS_MAX}, {config.max_losses}; "
+        f"local MAX_RETRIES, RETRY_PAUSE_S = {config.max_retries}, {config.retry_pause_s}; "
         f"local RETENTION_S, IDEMPOTENCY_S = {config.retention_s}, {IDEMPOTENCY_S}\n"
     )

@@ -1,8 +1,9 @@
--- Top up tickets everywhere, forget flows that owe nothing and workers long gone.
+-- Bring back renders whose pause is over, top up tickets everywhere, forget flows that owe nothing and workers long gone.
 -- ARGV: seconds after which a silent worker is forgotten. Answers how many tickets were added.
 local time = now()
 local added = 0
 for _, pool in ipairs(call('SMEMBERS', K.pools)) do
+  promote(pool)
   added = added + top_up(pool)
   local vtime = tonumber(call('GET', K.vtime .. pool) or 0)
   if call('ZCARD', K.pending .. pool) == 0 then
