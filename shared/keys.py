@@ -13,6 +13,8 @@ farm:pools            set     every pool that ever had a render
 farm:leases           zset    render -> end of its lease, unix seconds
 farm:slot:<slot>      set     renders that this worker slot holds
 farm:token:<token>    string  the render that this claim got (an hour: a claim may be repeated)
+farm:poison           zset    render that took down its worker too often -> when it failed
+farm:condemned:<tok>  string  gc takes this picture away: nobody publishes it any more (a day)
 farm:deadlines        zset    job -> deadline, unix seconds
 farm:idem:<owner>:<h> string  "<job> <body hash>" of an Idempotency-Key (a day)
 farm:workers          hash    worker -> "<last seen> <ttl> <status JSON>"
@@ -36,6 +38,8 @@ KEYS = {
     "leases": "farm:leases",
     "slot": "farm:slot:",
     "token": "farm:token:",
+    "poison": "farm:poison",
+    "condemned": "farm:condemned:",
     "deadlines": "farm:deadlines",
     "idem": "farm:idem:",
     "workers": "farm:workers",

@@ -15,7 +15,7 @@ from shared.jobs import (
     RenderState,
     StoredResult,
 )
-from shared.store.port import Claim, Delayed, Moved, Submission, WorkerStatus
+from shared.store.port import Claim, Delayed, Moved, Poison, Submission, WorkerStatus
 
 _RECORD = {"id", "owner", "input", "cache", "priority", "metadata", "version"}
 _NOTHING = Render(
@@ -146,6 +146,23 @@ def decode_moved(flat: list[str]) -> Moved:
     return Moved(
         requeued=tuple(render for render, state in moved.items() if state == "queued"),
         failed=tuple(render for render, state in moved.items() if state == "failed"),
+    )
+
+
+def decode_poison(entry: list[Any]) -> Poison:
+    """From {render, render hash, owners}."""
+    render_id, flat, owners = entry
+    fields = _pairs(flat)
+    return Poison(
+        render_id=render_id,
+        fingerprint=fields["fingerprint"],
+        spec=RenderSpec.model_validate_json(fields["spec"]),
+        jobs=tuple(fields["jobs"].split()),
+        owners=tuple(sorted(set(owners))),
+        attempts=int(fields["attempt"]),
+        losses=int(fields["losses"]),
+        failed_at=float(fields["finished_at"]),
+        error=Failure.model_validate_json(fields["error"]),
     )
 
 

@@ -15,6 +15,7 @@ from shared.errors import IdempotencyConflict, JobFinished, JobNotFound, QueueFu
 from shared.jobs import (
     FINAL,
     LEASED,
+    OPEN,
     Dropped,
     Failure,
     Job,
@@ -31,6 +32,7 @@ from shared.store.port import (
     Hold,
     Moved,
     Order,
+    Poison,
     PoolStats,
     Stats,
     Submission,
@@ -97,6 +99,8 @@ class MemoryJobStore:
         self._idempotency: dict[tuple[str, str], tuple[str, str]] = {}
         self._tokens: dict[str, str] = {}
         self._workers: dict[str, tuple[WorkerStatus, float]] = {}
+        self._poison: dict[str, tuple[str, ...]] = {}
+        self._condemned: set[str] = set()
         self._secrets: dict[str, str] = {}
         self._totals: dict[str, int] = {}
 
@@ -305,6 +309,10 @@ class MemoryJobStore:
                 self._end(entry, RenderState.canceled)
             elif isinstance(outcome, Failure):
                 self._end(entry, RenderState.failed, error=outcome)
+            elif outcome.token in self._condemned:
+                entry.fresh = True
+                self._give_back(entry, lost=False)
+                return False
             else:
                 self._end(entry, RenderState.succeeded, result=outcome, found=found)
                 self._current.setdefault(entry.render.fingerprint, entry.render.id)
@@ -383,6 +391,45 @@ class MemoryJobStore:
 
     def audit(self) -> Moved:
         return Moved()  # nothing here can be damaged
+
+    # ------------------------------------------------------------------- the operator's side
+
+    def poison(self) -> list[Poison]:
+        with self._lock:
+            return [
+                self._poisoned(self._renders[r].render, jobs) for r, jobs in self._poison.items()
+            ]
+
+    def _poisoned(self, render: Render, jobs: tuple[str, ...]) -> Poison:
+        return Poison(
+            render_id=render.id,
+            fingerprint=render.fingerprint,
+            spec=render.spec,
+            jobs=jobs,
+            owners=tuple(sorted({self._jobs[job].job.owner for job in jobs})),
+            attempts=render.attempt,
+            losses=render.losses,
+            failed_at=render.finished_at or 0.0,
+            error=render.error or Failure(code="worker_lost", message=""),
+        )
+
+    def drop_poison(self, render_id: str) -> bool:
+        with self._lock:
+            return self._poison.pop(render_id, None) is not None
+
+    def condemn(self, fingerprint: str, token: str) -> bool:
+        with self._lock:
+            entry = self._renders.get(self._current.get(fingerprint, ""))
+            result = entry and entry.render.result
+            if entry and (entry.render.state in OPEN or (result and result.token == token)):
+                return False
+            self._condemned.add(token)
+            return True
+
+    def results_in_use(self) -> set[str]:
+        with self._lock:
+            results = (entry.render.result for entry in self._renders.values())
+            return {result.token for result in results if result}
 
     # ----------------------------------------------------------------------------- everybody's
 
@@ -467,6 +514,7 @@ class MemoryJobStore:
             losses = entry.render.losses + 1
             entry.set(losses=losses)
             if losses >= self._max_losses:
+                self._poison[entry.render.id] = tuple(sorted({job for job, _ in entry.waiters}))
                 message = f"the render took down its worker {losses} times"
                 return self._end(
                     entry, RenderState.failed, error=Failure(code="worker_lost", message=message)

@@ -84,6 +84,21 @@ class Moved:
 
 
 @dataclass(slots=True, frozen=True)
+class Poison:
+    """A render that took down its worker too often; `jobs` are those that failed with it."""
+
+    render_id: str
+    fingerprint: str
+    spec: RenderSpec
+    jobs: tuple[str, ...]
+    owners: tuple[str, ...]
+    attempts: int
+    losses: int
+    failed_at: float  # unix seconds
+    error: Failure
+
+
+@dataclass(slots=True, frozen=True)
 class Delayed:
     """A fault that may pass: the render waits `pause_s` seconds, then takes its old place."""
 
@@ -206,6 +221,23 @@ class JobStore(Protocol):
 
     def audit(self) -> Moved:
         """Repair what only a damaged log of the store produces; O(renders)."""
+
+    # the operator's side
+    def poison(self) -> list[Poison]:
+        """Renders that failed as `worker_lost`, oldest first, while their records last."""
+
+    def drop_poison(self, render_id: str) -> bool:
+        """Take a render off that list; False: it is not on it."""
+
+    def condemn(self, fingerprint: str, token: str) -> bool:
+        """Nobody may publish this stored picture any more: it is about to be deleted.
+
+        False: an order is, or may soon be, answered with it. True says nothing of jobs that have it
+        already: ask `results_in_use` afterwards.
+        """
+
+    def results_in_use(self) -> set[str]:
+        """Tokens of all pictures that a remembered render refers to; O(renders)."""
 
     # everybody's
     def workers(self) -> list[WorkerStatus]: ...

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import wraps
 from importlib import resources
@@ -25,6 +25,7 @@ from shared.store.port import (
     Delayed,
     Hold,
     Moved,
+    Poison,
     PoolStats,
     Stats,
     Submission,
@@ -35,6 +36,7 @@ from shared.store.port import (
 TICKETS_MAX = 16  # each claim tops up for the next, so a few invite any number of workers
 IDEMPOTENCY_S = 86_400
 FORGET_WORKER_S = 3_600
+CONDEMNED_S = 86_400
 BATCH = 200
 
 P = ParamSpec("P")
@@ -206,15 +208,42 @@ class RedisJobStore:
     @_translated
     def audit(self) -> Moved:
         repaired: list[str] = []
+        for batch in self._renders():
+            repaired += self._run("audit", *batch)
+        return Moved(requeued=tuple(repaired))
+
+    @_translated
+    def poison(self) -> list[Poison]:
+        return [codec.decode_poison(entry) for entry in self._run("poison")]
+
+    @_translated
+    def drop_poison(self, render_id: str) -> bool:
+        return bool(self._redis.zrem(KEYS["poison"], render_id))
+
+    @_translated
+    def condemn(self, fingerprint: str, token: str) -> bool:
+        return bool(self._run("condemn", fingerprint, token, CONDEMNED_S))
+
+    @_translated
+    def results_in_use(self) -> set[str]:
+        tokens: set[str] = set()
+        for batch in self._renders():
+            pipe = self._redis.pipeline(transaction=False)
+            for render in batch:
+                pipe.hget(KEYS["render"] + render, "result")
+            tokens.update(json.loads(result)["token"] for result in pipe.execute() if result)
+        return tokens
+
+    def _renders(self) -> Iterator[list[str]]:
+        """The ids of all renders, in batches; one that is there all the time is never missed."""
         batch: list[str] = []
         for key in self._redis.scan_iter(KEYS["render"] + "*", count=BATCH):
             batch.append(str(key).removeprefix(KEYS["render"]))
             if len(batch) == BATCH:
-                repaired += self._run("audit", *batch)
-                batch.clear()
+                yield batch
+                batch = []
         if batch:
-            repaired += self._run("audit", *batch)
-        return Moved(requeued=tuple(repaired))
+            yield batch
 
     @_translated
     def workers(self) -> list[WorkerStatus]:
@@ -262,6 +291,7 @@ def _by_name(status: WorkerStatus) -> str:
 SCRIPTS = (
     "submit", "get", "cancel", "forget", "claim", "renew", "storing", "close", "release",
     "adopt", "reap", "expire", "reconcile", "audit", "heartbeat",
+    "poison", "condemn",
 )  # fmt: skip
 
 

@@ -563,6 +563,103 @@ def test_an_audit_leaves_a_delayed_render_alone(store: JobStore) -> None:
     assert store.stats().pools[0].delayed == 1
 
 
+# ------------------------------------------------------------------------------------- poison
+
+
+def take_down(store: JobStore, turn: str = "") -> str:
+    """Lose the next render's worker until it fails; its id."""
+    for attempt in range(MAX_LOSSES):
+        taken = claim(store, f"t{turn}{attempt}")
+        store.release(taken.render_id, taken.token, lost=True)
+    return taken.render_id
+
+
+def test_a_render_that_took_down_its_workers_is_listed_with_its_jobs(store: JobStore) -> None:
+    jobs = [store.submit(submission(seed=7, owner=name)).job for name in ("bob", "alice")]
+    started = store.get(jobs[0].id).created_at
+
+    render = take_down(store)
+
+    [poison] = store.poison()
+    assert (poison.render_id, poison.spec.seed) == (render, 7)
+    assert poison.fingerprint == jobs[0].images[0].render.fingerprint
+    assert poison.jobs == tuple(sorted(job.id for job in jobs))
+    assert poison.owners == ("alice", "bob")
+    assert (poison.attempts, poison.losses) == (MAX_LOSSES, MAX_LOSSES)
+    assert (poison.error.code, poison.failed_at >= started) == ("worker_lost", True)
+
+
+def test_poison_is_listed_oldest_first_until_it_is_dropped(store: JobStore) -> None:
+    renders = []
+    for seed in range(2):
+        store.submit(submission(seed=seed))
+        renders.append(take_down(store, str(seed)))
+    assert [poison.render_id for poison in store.poison()] == renders
+
+    assert store.drop_poison(renders[0])
+
+    assert [poison.render_id for poison in store.poison()] == renders[1:]
+    assert not store.drop_poison(renders[0])
+
+
+def test_other_failures_are_no_poison(store: JobStore) -> None:
+    store.submit(submission())
+    taken = claim(store)
+    store.close(taken.render_id, taken.token, FINAL)
+
+    assert store.poison() == []
+
+
+# ------------------------------------------------------------------------- pictures taken away
+
+
+def test_a_picture_that_answers_orders_cannot_be_condemned(store: JobStore) -> None:
+    store.submit(submission())
+    taken = claim(store)
+    finish(store, taken)
+
+    assert not store.condemn(taken.fingerprint, taken.token)
+    assert store.condemn(taken.fingerprint, "loser")
+    assert store.results_in_use() == {taken.token}
+
+
+def test_nothing_is_condemned_while_somebody_may_find_it(store: JobStore) -> None:
+    order = submission()
+    store.submit(order)
+
+    assert not store.condemn(order.orders[0].fingerprint, "older")
+
+    taken = claim(store)
+    assert not store.condemn(taken.fingerprint, "older")
+    store.close(taken.render_id, taken.token, FINAL)
+    assert store.condemn(taken.fingerprint, "older")
+
+
+def test_a_condemned_picture_is_never_published(store: JobStore) -> None:
+    order = submission()
+    assert store.condemn(order.orders[0].fingerprint, "older")
+    job = store.submit(order).job
+    taken = claim(store)
+    older = stored(taken.fingerprint, "older")
+
+    assert store.close(taken.render_id, taken.token, older, found=True) is False
+
+    again = claim(store, "t2")
+    assert (again.render_id, again.fresh) == (taken.render_id, True)
+    finish(store, again)
+    assert store.get(job.id).status is JobStatus.succeeded
+    assert store.results_in_use() == {"t2"}
+
+
+def test_a_picture_of_a_bypassing_job_is_in_use(store: JobStore) -> None:
+    store.submit(submission())
+    finish(store, claim(store, "t1"))
+    store.submit(submission(cache="bypass"))
+    finish(store, claim(store, "t2"))
+
+    assert store.results_in_use() == {"t1", "t2"}
+
+
 # ------------------------------------------------------------------------------------- cancel
 
 

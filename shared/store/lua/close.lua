@@ -27,6 +27,14 @@ if retryable == '1' and tonumber(retries or 0) < MAX_RETRIES then
   local number, pause_s = delay(render, value)
   return { 'retrying', number, precise(pause_s) }
 end
+if state == 'succeeded' then
+  local kept = found == '1' and cjson.decode(value).token or token
+  if call('EXISTS', K.condemned .. kept) == 1 then -- gc is taking that picture away: make another
+    call('HSET', key, 'fresh', 1)
+    give_back(render, false)
+    return { 'lost' }
+  end
+end
 
 local fields = {}
 if field ~= '' then

@@ -70,13 +70,24 @@ local function unlease(render, slot)
   end
 end
 
+local function leased(state)
+  return state == 'running' or state == 'storing'
+end
+
+local function is_open(state)
+  return state == 'queued' or leased(state)
+end
+
 -- The job is final: from here on it is remembered for RETENTION_S, and its renders a little longer.
 local function finish_job(job)
   call('ZREM', K.deadlines, job)
   call('EXPIRE', K.job .. job, RETENTION_S)
   for render in (call('HGET', K.job .. job, 'renders') or ''):gmatch('%S+') do
-    call('EXPIRE', K.render .. render, RETENTION_S + 3600)
-    call('EXPIRE', K.current .. call('HGET', K.render .. render, 'fingerprint'), RETENTION_S)
+    local state, fingerprint = unpack(call('HMGET', K.render .. render, 'state', 'fingerprint'))
+    if state and not is_open(state) then -- another job waits for an open one, and outlives this
+      call('EXPIRE', K.render .. render, RETENTION_S + 3600)
+      call('EXPIRE', K.current .. fingerprint, RETENTION_S)
+    end
   end
 end
 
@@ -124,9 +135,15 @@ local function give_back(render, lost)
     count('lost')
     local losses = call('HINCRBY', key, 'losses', 1)
     if losses >= MAX_LOSSES then
+      local jobs = {}
+      for _, waiter in ipairs(call('SMEMBERS', K.waiters .. render)) do
+        jobs[#jobs + 1] = waiter:match('^(.*):')
+      end
+      table.sort(jobs)
       local message = 'the render took down its worker ' .. losses .. ' times'
       local error = { code = 'worker_lost', message = message, retryable = false }
-      end_render(render, 'failed', { 'error', cjson.encode(error) })
+      end_render(render, 'failed', { 'error', cjson.encode(error), 'jobs', table.concat(jobs, ' ') })
+      call('ZADD', K.poison, precise(now()), render)
       return 'failed'
     end
   end
@@ -166,10 +183,6 @@ local function promote(pool)
   end
 end
 
-local function leased(state)
-  return state == 'running' or state == 'storing'
-end
-
 -- One image leaves its job. A render that nobody else wants ends: at once if it is queued, at its
 -- next step if it runs (then the image shows what is true: that it still runs).
 local function drop_image(job, index, render, why)
@@ -188,11 +201,11 @@ local function drop_image(job, index, render, why)
   call('HINCRBY', key, 'wanted', -1)
   call('SREM', K.waiters .. render, member)
   call('HSET', K.job .. job, 'drop:' .. index, why .. ' ' .. precise(now()))
-  image_done(job)
   if not others then
     dequeue(pool, render, flow, tonumber(charge))
     end_render(render, 'canceled')
   end
+  image_done(job) -- last: what the job remembers must be final by then
 end
 
 -- Drop what has not started of jobs whose deadline has passed; answers these jobs.

@@ -1,4 +1,5 @@
--- Bring back renders whose pause is over, top up tickets everywhere, forget flows that owe nothing and workers long gone.
+-- Bring back renders whose pause is over and top up tickets everywhere; forget flows that owe
+-- nothing, workers long gone, and poison that has expired.
 -- ARGV: seconds after which a silent worker is forgotten. Answers how many tickets were added.
 local time = now()
 local added = 0
@@ -13,6 +14,12 @@ for _, pool in ipairs(call('SMEMBERS', K.pools)) do
         call('HDEL', K.flows .. pool, flows[i])
       end
     end
+  end
+end
+local old = precise(time - RETENTION_S)
+for _, render in ipairs(call('ZRANGEBYSCORE', K.poison, '-inf', old, 'LIMIT', 0, 100)) do
+  if call('EXISTS', K.render .. render) == 0 then
+    call('ZREM', K.poison, render)
   end
 end
 local workers = call('HGETALL', K.workers)
