@@ -185,6 +185,7 @@ class Job(Record):
     cache: Literal["use", "bypass"] = "use"
     priority: Literal["high", "normal", "low"] = "normal"
     metadata: dict[str, str] = {}
+    retries: str | None = None  # the job that this one orders again
     created_at: float
     deadline_at: float | None = None
     cancel_requested_at: float | None = None

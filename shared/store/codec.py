@@ -17,7 +17,7 @@ from shared.jobs import (
 )
 from shared.store.port import Claim, Delayed, Moved, Poison, Submission, WorkerStatus
 
-_RECORD = {"id", "owner", "input", "cache", "priority", "metadata", "version"}
+_RECORD = {"id", "owner", "input", "cache", "priority", "metadata", "retries", "version"}
 _NOTHING = Render(
     id="",
     fingerprint="",
