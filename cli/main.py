@@ -16,6 +16,7 @@ COMMANDS = {
     "render": "cli.render",
     "retry": "cli.retry",
     "poison": "cli.poison",
+    "gc": "cli.gc",
     "models": "cli.models",
     "settings": "cli.settings",
     "api": "cli.parts",

@@ -77,6 +77,11 @@ class Settings(BaseModel):
     max_queue: int = knob(100_000, "Most queued renders of one model", ge=1)
     max_body_mb: int = knob(48, "Largest request body, MiB", ge=1)
     job_retention_s: int = knob(604_800, "How long a finished job is remembered", ge=60)
+    result_retention_s: int = knob(
+        0,
+        "Age at which a stored picture goes that no remembered job refers to; 0: it stays for ever",
+        ge=0,
+    )
     metrics_token: SecretStr | None = knob(None, "If set, `/metrics` wants it as a Bearer token")
 
     # the workers

@@ -146,8 +146,8 @@ class Bench:
 
     def _close_found(self, claim: Claim, look: Future[StoredResult | None] | None) -> None:
         result = look.result() if look else None
-        self._store.close(claim.render_id, claim.token, result, found=True)
-        self._ended("found", claim)
+        closed = self._store.close(claim.render_id, claim.token, result, found=True)
+        self._ended("found" if closed else "lost", claim)
 
     def _ended(self, outcome: str, claim: Claim, level: int = logging.INFO, **fields: Any) -> None:
         self._metrics.renders.labels(outcome).inc()
