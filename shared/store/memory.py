@@ -172,7 +172,8 @@ class MemoryJobStore:
         return "attached" if answer else "new"
 
     def _is_nearer(self, entry: _Entry, flow: str) -> bool:
-        return self._waits(entry) and self._start_tag(entry.render.pool, flow) < entry.tag
+        queued = entry.render.state is RenderState.queued
+        return queued and self._start_tag(entry.render.pool, flow) < entry.tag
 
     def _new_render(self, order: Order, fresh: bool) -> _Entry:
         render = Render(

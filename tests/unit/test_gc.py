@@ -90,6 +90,7 @@ def test_a_picture_of_a_living_job_stays_whatever_its_age(farm: Farm) -> None:
     farm.age(farm.render("published"), 400)
     farm.age(farm.render("again", cache="bypass"), 400)
 
+    assert farm.waste(retention_days=0) == {}
     assert farm.collect(retention_days=0) == []
 
 

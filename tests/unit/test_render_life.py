@@ -170,6 +170,22 @@ def test_a_stored_picture_is_found_and_not_rendered_again(farm: Farm) -> None:
     assert farm.leases.held == set()
 
 
+def test_a_found_picture_that_gc_takes_away_is_rendered_again(farm: Farm) -> None:
+    order = submission(seed=7)
+    farm.results.put(stored(order.orders[0].fingerprint, "older"), b"picture", {})
+    farm.store.condemn(order.orders[0].fingerprint, "older")
+    job = farm.store.submit(order).job
+
+    farm.bench.take()
+    farm.bench.take()
+    farm.keep.close()
+
+    result = farm.store.get(job.id).images[0].render.result
+    assert result is not None
+    assert result.token != "older"
+    assert (farm.count("found"), farm.count("lost"), farm.count("succeeded")) == (0, 1, 1)
+
+
 def test_bypass_does_not_look(farm: Farm) -> None:
     order = submission(seed=7, cache="bypass")
     farm.results.put(stored(order.orders[0].fingerprint, "older"), b"picture", {})

@@ -98,7 +98,7 @@ for index, image in ipairs(order.images) do
       else
         call('SET', K.current .. image.fingerprint, image.answer)
       end
-    elseif call('ZSCORE', K.pending .. image.pool, image.answer) then
+    elseif call('HGET', render, 'state') == 'queued' then
       -- A second buyer may be nearer to the head of the queue than the first: then he pays.
       if start_tag(image.pool, flow) < tonumber(call('HGET', render, 'tag')) then
         local payer, paid = unpack(call('HMGET', render, 'flow', 'charge'))
