@@ -70,6 +70,25 @@ class KnownWorkers(View):
     data: tuple[KnownWorker, ...]
 
 
+class Jobs(View):
+    data: tuple[Job, ...]
+
+
+class Poison(View):
+    render: str
+    spec: dict[str, Any]
+    jobs: tuple[str, ...]
+    owners: tuple[str, ...]
+    attempts: int
+    losses: int
+    failed_at: str
+    error: Problem
+
+
+class PoisonList(View):
+    data: tuple[Poison, ...]
+
+
 class Trained(View):
     random_weights: bool = False
 

@@ -14,6 +14,7 @@ from celery import Celery
 
 from shared.keys import queue_name
 from shared.settings import Settings
+from shared.store.address import broker
 
 TASK = "renderfarm.take"
 _ID, _POOL = "@ID@", "@POOL@"
@@ -30,10 +31,16 @@ _TRANSPORT = {
 
 
 def make_app(settings: Settings) -> Celery:
-    """A Celery app that speaks to the farm's broker; connects to nothing yet."""
-    app = Celery("renderfarm", broker=settings.redis_url.get_secret_value(), set_as_current=False)
+    """A Celery app that speaks to the farm's broker; connects to nothing yet.
+
+    Raises SettingsError.
+    """
+    app = Celery("renderfarm", set_as_current=False)
+    address = broker(settings.redis_address)
     app.conf.update(
-        broker_transport_options=_TRANSPORT,
+        broker_url=address.url,
+        broker_use_ssl=address.tls,
+        broker_transport_options={**_TRANSPORT, **address.options},
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         task_serializer="json",

@@ -46,6 +46,10 @@ class Heart:
     def name(self) -> str:
         return self._status.name
 
+    @property
+    def state(self) -> str:
+        return self._status.state
+
     def start(self) -> None:
         """Beat once, so that the standing is known, then go on in a thread."""
         self._beat()

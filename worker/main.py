@@ -26,6 +26,7 @@ from shared.models import ModelEntry, load_catalog
 from shared.results import open_results
 from shared.settings import Settings, load_settings
 from shared.store import open_store
+from shared.store.checks import report
 from shared.store.port import Claim, JobStore, WorkerStatus
 from shared.store.redis_store import StoreConfig
 from shared.tickets import TASK, make_app, ticket_template
@@ -63,6 +64,7 @@ def serve(settings: Settings, model: str | None = None) -> int:
     ending = Ending()
     with ExitStack() as stack:
         heart = _start_heart(settings, store, entry, name, device)
+        stack.callback(lambda: heart.stop(leave=heart.state != "failed"))
         try:
             wait_for_duty(heart, settings.quarantine_after)
             heart.on_drain = ending.leave
@@ -77,12 +79,7 @@ def serve(settings: Settings, model: str | None = None) -> int:
                 store.unwell(name, str(ULID()))
             event(log, "not_loaded", logging.ERROR, model=entry.id, reason=str(error))
             heart.say("failed", str(error))
-            heart.stop(leave=False)
-        except BaseException:
-            heart.stop()
-            raise
         else:
-            stack.callback(heart.stop)
             _work(settings, entry, name, store, renderer, heart, leases, ending, stack)
     if ending.code == exits.DEVICE_FAULT:
         os._exit(ending.code)  # CUDA's own way out would fail again, or hang
@@ -104,6 +101,7 @@ def _start_heart(
     moved = store.adopt(name)
     for render in (*moved.requeued, *moved.failed):
         event(log, "adopted", logging.WARNING, render=render, worker=name)
+    report(store, log)
     heart = Heart(store, status, settings.liveness_file)
     heart.start()
     return heart
@@ -118,7 +116,7 @@ def _load(settings: Settings, entry: ModelEntry, device: str, heart: Heart) -> R
 def _start_leases(settings: Settings, name: str) -> Leases:
     return Leases(
         {
-            "redis_url": settings.redis_url.get_secret_value(),
+            "redis_url": settings.redis_address,
             "store": StoreConfig.of(settings, ticket_template()).as_dict(),
             "slot": name,
             "lease_s": settings.lease_s,

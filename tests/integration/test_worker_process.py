@@ -15,8 +15,9 @@ import redis
 from deploy.children import Child, Program
 from shared.jobs import JobStatus, RenderState
 from shared.keys import queue_name
+from shared.store.address import connect
 from shared.store.port import WorkerStatus
-from shared.store.redis_store import RedisJobStore, StoreConfig, connect
+from shared.store.redis_store import RedisJobStore, StoreConfig
 from shared.tickets import ticket_template
 from tests.orders import submission
 from tests.waiting import wait_until
