@@ -84,6 +84,8 @@ _CORE: dict[type[errors.FarmError], tuple[int, str, dict[str, str]]] = {
     errors.QueueFull: (503, "queue_full", {"Retry-After": "10"}),
     errors.IdempotencyConflict: (422, "idempotency_key_reused", {}),
     errors.JobNotFound: (404, "job_not_found", {}),
+    errors.JobGone: (410, "job_gone", {}),
+    errors.JobNotFinished: (409, "job_not_finished", {}),
     errors.JobFinished: (409, "job_already_finished", {}),
     errors.ResultGone: (410, "result_gone", {}),
 }

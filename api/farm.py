@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,12 +10,13 @@ from typing import TypeVar
 
 from fastapi import Request
 from prometheus_client import CollectorRegistry
+from ulid import ULID
 
 from api.auth import Keys, Owner
 from api.drain import Drain
 from api.links import Links, links
 from api.signing import Signer
-from shared.errors import JobNotFound, Unavailable
+from shared.errors import JobGone, JobNotFound, Unavailable
 from shared.jobs import Job
 from shared.metrics import ApiMetrics
 from shared.models import Catalog
@@ -23,6 +25,8 @@ from shared.settings import Settings
 from shared.store.port import JobStore, StoreFault
 
 T = TypeVar("T")
+
+_JOB_ID = re.compile(r"job_[0-7][0-9A-HJKMNP-TV-Z]{25}")
 
 
 @dataclass(slots=True, frozen=True)
@@ -46,13 +50,25 @@ class Farm:
     def find(self, request: Request, job_id: str, owner: Owner | None) -> Job:
         """The job, for its owner or an admin; None where a signature spoke for the caller.
 
-        Raises JobNotFound, also for another's job, and StoreUnavailable.
+        Raises JobNotFound, also for another's job, JobGone and StoreUnavailable.
         """
-        job = self.store.get(job_id)
+        try:
+            job = self.store.get(job_id)
+        except JobNotFound:
+            if _age_s(job_id) > self.settings.job_retention_s:
+                raise JobGone from None
+            raise
         if owner is not None and not owner.may_see(job):
             raise JobNotFound
         request.state.job_id = job.id
         return job
+
+
+def _age_s(job_id: str) -> float:
+    """How long ago the id was made: a ULID tells. What is no id of ours is 0 s old."""
+    if not _JOB_ID.fullmatch(job_id):
+        return 0.0
+    return time.time() - ULID.from_str(job_id.removeprefix("job_")).timestamp
 
 
 def answers(check: Callable[[], None]) -> bool:

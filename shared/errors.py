@@ -13,7 +13,9 @@
     ├── QueueFull             the model's queue holds as many renders as it may
     ├── IdempotencyConflict   the key was used for another order
     ├── JobNotFound
-    ├── JobFinished           too late to cancel
+    ├── JobGone               it was there once; its record has expired
+    ├── JobFinished           too late to cancel, or nothing to retry
+    ├── JobNotFinished        too early to retry
     ├── ResultGone            the record is there, the picture is not
     └── RenderStopped         a render ended before its picture, and nobody is to blame
         ├── Canceled              nobody waits for it any more
@@ -90,8 +92,16 @@ class JobNotFound(FarmError):
     """There is no such job."""
 
 
+class JobGone(FarmError):
+    """The job finished long ago and is no longer remembered."""
+
+
 class JobFinished(FarmError):
     """The job has already finished."""
+
+
+class JobNotFinished(FarmError):
+    """The job has not finished yet."""
 
 
 class ResultGone(FarmError):

@@ -42,7 +42,7 @@ LEASED = frozenset({R, S})
 FINAL = frozenset({OK, FAILED, CANCELED})
 OPEN = frozenset(RenderState) - FINAL
 
-# The one table of moves. Back to `queued` is a lost or returned lease; queued -> failed is a render
+# The one table of moves. Back to `queued` is a lost or returned lease, or a fault that may pass; queued -> failed is a render
 # that took down its last worker; queued -> succeeded is a stored result found before rendering.
 MOVES: dict[RenderState, frozenset[RenderState]] = {
     Q: frozenset({R, FAILED, CANCELED}),
@@ -155,6 +155,7 @@ class Render(Record):
     state: RenderState
     attempt: int = 0
     losses: int = 0
+    retries: int = 0
     step: int = 0
     worker: str | None = None
     queued_at: float
@@ -162,7 +163,7 @@ class Render(Record):
     finished_at: float | None = None
     found: bool = False  # its picture was in the result store before anybody rendered it
     result: StoredResult | None = None
-    error: Failure | None = None
+    error: Failure | None = None  # the last one; the render may have gone on since
     version: int = RECORD_VERSION
 
 
@@ -197,6 +198,7 @@ class Job(Record):
     cache: Literal["use", "bypass"] = "use"
     priority: Literal["high", "normal", "low"] = "normal"
     metadata: dict[str, str] = {}
+    retries: str | None = None  # the job that this one orders again
     created_at: float
     deadline_at: float | None = None
     cancel_requested_at: float | None = None

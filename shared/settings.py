@@ -89,6 +89,11 @@ class Settings(BaseModel):
     max_queue: int = knob(100_000, "Most queued renders of one model", ge=1)
     max_body_mb: int = knob(48, "Largest request body, MiB", ge=1)
     job_retention_s: int = knob(604_800, "How long a finished job is remembered", ge=60)
+    result_retention_s: int = knob(
+        0,
+        "Age at which a stored picture goes that no remembered job refers to; 0: it stays for ever",
+        ge=0,
+    )
     api_drain_s: float = knob(
         5.0,
         "After SIGTERM the API refuses new orders but answers polls and files for so long before it stops listening",
@@ -109,6 +114,11 @@ class Settings(BaseModel):
         1800.0, "A render that runs longer is hung: its lease is no longer renewed", gt=0
     )
     max_losses: int = knob(3, "A render that lost so many workers fails as `worker_lost`", ge=1)
+    max_retries: int = knob(
+        3,
+        "How often a render is tried again after a fault that may pass, such as full device memory or a storage that does not answer",
+        ge=0,
+    )
     drain_s: float = knob(
         60.0,
         "After SIGTERM a worker may finish its render for so long before it gives it back",

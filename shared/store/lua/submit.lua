@@ -30,7 +30,7 @@ local function answering(fingerprint)
   if state == 'succeeded' then
     return render, 'hit'
   end
-  if state and (state == 'queued' or leased(state)) and tonumber(wanted) > 0 then
+  if state and is_open(state) and tonumber(wanted) > 0 then
     return render, 'attached'
   end
   return nil
