@@ -122,6 +122,9 @@ def test_the_documented_user_can_do_all_that_the_farm_does(limited: str) -> None
     store.adopt("slot")
     for chore in (store.reap, store.expire, store.reconcile, store.audit):
         chore()
+    assert (store.poison(), store.drop_poison("nothing")) == ([], False)
+    assert store.results_in_use() == {"t1"}
+    assert store.condemn(taken.fingerprint, "t1")
     assert store.secret("signing", "proposal") == "proposal"
     assert store.get(first.id).status is JobStatus.succeeded
     assert (store.workers(), store.stats().leases) == ([], 0)
