@@ -6,6 +6,7 @@ both directly, past the wires.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import queue
@@ -27,6 +28,7 @@ from redis.retry import Retry
 
 from deploy.children import Child, Program, stop_all
 from deploy.embedded import EmbeddedRedis, free_port
+from shared.keys import KEYS
 from shared.results import open_results
 from shared.results.port import ResultStore
 from shared.settings import load_settings
@@ -105,6 +107,7 @@ class ChaosFarm:
     def _start(self) -> None:
         self.do(self._engine.start)
         self.wire = RedisWire(_port(self._engine.url))
+        self._client = self.redis()
         self.storage = HttpWire(_port(self._rgw.http)) if self._rgw else None
         if self._rgw:
             self.bucket = f"farm-{secrets.token_hex(6)}"
@@ -224,6 +227,17 @@ class ChaosFarm:
         wait_until(there, READY_S, f"for the keeper of {worker}")
         return found[0]
 
+    def holder(self) -> psutil.Process:
+        """A worker that holds a render; waits for one."""
+        client, found = self.redis(), []
+
+        def holds() -> bool:
+            found[:] = [n for n in self.names("worker") if client.exists(KEYS["slot"] + n)]
+            return bool(found)
+
+        wait_until(holds, 30.0, "for a worker at work")
+        return self.part(found[0])
+
     def name_of(self, process: psutil.Process) -> str:
         """The part that this process is; a keeper is `<worker>'s keeper`."""
         for name, child in self._parts.items():
@@ -282,16 +296,19 @@ class ChaosFarm:
         return f"http://127.0.0.1:{self._ports[f'api-{api}']}"
 
     def ready(self) -> bool:
-        """All APIs answer and all workers wait for tickets."""
-        try:
-            for api in range(self._counts["api"]):
-                status = httpx2.get(f"{self.url(api)}/status", timeout=5).json()
-                states = [w["state"] for m in status["models"] for w in m["workers"]]
-                if states.count("ready") + states.count("busy") < self._counts["worker"]:
-                    return False
-        except (httpx2.TransportError, KeyError, ValueError):
-            return False
-        return True
+        """All APIs answer, and every worker of now (not one that died lately) takes tickets."""
+        return all(self.answers(api) for api in range(self._counts["api"])) and all(
+            self._pid(name) == self._parts[name].pid for name in self.names("worker")
+        )
+
+    def _pid(self, worker: str) -> int | None:
+        """The process that last said it was ready under this name."""
+        with suppress(redis.RedisError):
+            line = str(self._client.hget(KEYS["workers"], worker) or "")
+            status = json.loads(line.split(" ", 2)[2]) if line else {}
+            if status.get("state") in ("ready", "busy"):
+                return int(status["pid"])
+        return None
 
     def answers(self, api: int) -> bool:
         with suppress(httpx2.TransportError):
@@ -304,33 +321,30 @@ class ChaosFarm:
         headers = {"Authorization": f"Bearer {key_of(owner)}", **options.pop("headers", {})}
         return self._http.request(method, self.url(api) + path, headers=headers, **options)
 
-    def submit(self, *, owner: str = OWNERS[0], **order: Any) -> dict[str, Any]:
-        """A job that is taken at once, or as soon as the API is back."""
-        body = {"prompt": "a lighthouse", **order}
-        taken: list[httpx2.Response] = []
-        headers = {"Idempotency-Key": secrets.token_hex(8)}
-
-        def accepted() -> bool:
-            with suppress(httpx2.TransportError):
-                taken[:] = [self.call("POST", "/jobs", owner=owner, json=body, headers=headers)]
-                return taken[0].status_code in (200, 202)
-            return False
-
-        wait_until(accepted, 30.0, "for a job to be taken")
-        return dict(taken[0].json())
-
-    def job(self, job_id: str, owner: str = OWNERS[0]) -> dict[str, Any]:
-        """The job as the API tells it, as soon as it tells."""
-        told: list[dict[str, Any]] = []
+    def insist(self, method: str, path: str, owner: str = OWNERS[0], **options: Any) -> Any:
+        """The answer as soon as there is one below 500; asked of one API after the other."""
+        answers: list[httpx2.Response] = []
+        apis = itertools.cycle(range(self._counts["api"]))
 
         def answered() -> bool:
             with suppress(httpx2.TransportError):
-                answer = self.call("GET", f"/jobs/{job_id}", owner=owner)
-                told[:] = [answer.json()] if answer.status_code == 200 else []
-            return bool(told)
+                answers[:] = [self.call(method, path, api=next(apis), owner=owner, **options)]
+                return answers[0].status_code < 500
+            return False
 
-        wait_until(answered, 30.0, f"for a look at {job_id}")
-        return told[0]
+        wait_until(answered, 30.0, f"for an answer to {method} {path}")
+        assert answers[0].status_code in (200, 202), answers[0].text
+        return answers[0].json()
+
+    def submit(self, *, owner: str = OWNERS[0], **order: Any) -> dict[str, Any]:
+        """A job that is taken at once, or as soon as the API is back."""
+        body = {"prompt": "a lighthouse", **order}
+        headers = {"Idempotency-Key": secrets.token_hex(8)}
+        return dict(self.insist("POST", "/jobs", owner, json=body, headers=headers))
+
+    def job(self, job_id: str, owner: str = OWNERS[0]) -> dict[str, Any]:
+        """The job as the API tells it, as soon as it tells."""
+        return dict(self.insist("GET", f"/jobs/{job_id}", owner))
 
     def finished(
         self, job_id: str, owner: str = OWNERS[0], limit_s: float = 60.0

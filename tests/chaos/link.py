@@ -115,8 +115,9 @@ class Proxy:
 def process_behind(port: int, proxy_port: int) -> psutil.Process | None:
     """The process whose connection to the proxy has this local port; None if it is gone."""
     for each in psutil.net_connections("tcp4"):
-        if each.pid and each.laddr and each.raddr:
-            if (each.laddr.port, each.raddr.port) == (port, proxy_port):
-                with suppress(psutil.NoSuchProcess):
-                    return psutil.Process(each.pid)
+        if not (each.pid and each.laddr and each.raddr):
+            continue
+        if (each.laddr.port, each.raddr.port) == (port, proxy_port):
+            with suppress(psutil.NoSuchProcess):
+                return psutil.Process(each.pid)
     return None

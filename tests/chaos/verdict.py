@@ -7,24 +7,26 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import random
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, cast
 
-from PIL import Image
+import PIL.Image
 
 from shared.jobs import FINAL, JOB_FINAL, JobStatus, RenderState, StoredResult
 from shared.keys import KEYS
 from shared.results import names
 from shared.results.local import ABANDONED_S
 from tests.chaos.farm import ChaosFarm
-from tests.chaos.load import Accepted, Load
+from tests.chaos.load import Accepted, Image, Load
 
-_STAGES = {"running": 0, "storing": 1, "queued": 2, **{state: 3 for state in FINAL}}
+_STAGES = {"running": 0, "storing": 1, "queued": 2, **dict.fromkeys(FINAL, 3)}
 Hash = dict[str, str]
 
 
@@ -65,11 +67,20 @@ class Books:
 
 
 def faults(farm: ChaosFarm, load: Load, books: Books) -> list[str]:
-    """Everything that is wrong, in sentences."""
-    checks: Iterable[Iterator[str]] = (
+    """Everything that is wrong after a run, in sentences."""
+    seen = (
         _answers_were_sane(load),
         _accepted_are_final(load, books),
         _seen_in_order(load),
+    )
+    return [sentence for check in seen for sentence in check] + wrong_books(farm, books)
+
+
+def wrong_books(farm: ChaosFarm, books: Books) -> list[str]:
+    """What Redis, the result store and the log show to be wrong in a farm at rest."""
+    checks: Iterable[Iterator[str]] = (
+        _every_job_is_over(books),
+        _ordered_once(books),
         _nothing_is_left(books),
         _counters_add_up(books),
         _published_once(books),
@@ -81,8 +92,13 @@ def faults(farm: ChaosFarm, load: Load, books: Books) -> list[str]:
 
 def _answers_were_sane(load: Load) -> Iterator[str]:
     yield from load.odd
-    if len({job.order.number for job in load.accepted.values()}) != len(load.accepted):
-        yield "an order became two jobs"
+
+
+def _ordered_once(books: Books) -> Iterator[str]:
+    """However often a client sent its order again with its Idempotency-Key."""
+    records = (json.loads(fields["record"]) for fields in books.jobs.values())
+    orders = Counter(record["metadata"].get("order") for record in records)
+    yield from (f"order {order} became {n} jobs" for order, n in orders.items() if order and n > 1)
 
 
 def _accepted_are_final(load: Load, books: Books) -> Iterator[str]:
@@ -93,7 +109,10 @@ def _accepted_are_final(load: Load, books: Books) -> Iterator[str]:
             yield f"{job.job_id} is not final: {job.statuses[-1]}"
         elif not _may_end_so(job, job.final["status"]):
             yield f"{job.job_id} ({job.order.kind}) ended {job.final['status']}: {job.final['error']}"
-    # Also what nobody was told of: a job whose answer was lost.
+
+
+def _every_job_is_over(books: Books) -> Iterator[str]:
+    """Also one that nobody was told of, because the answer was lost."""
     for job_id, fields in books.jobs.items():
         if int(fields["open"]) != 0:
             yield f"{job_id} still waits for {fields['open']} renders"
@@ -118,14 +137,15 @@ def _seen_in_order(load: Load) -> Iterator[str]:
                 yield f"image {index} of {job.job_id} went back: {seen}"
 
 
-def _legal(seen: list[tuple[str, int, str | None]]) -> bool:
-    for (old, old_attempt, old_sha), (new, attempt, sha) in zip(seen, seen[1:], strict=False):
-        if old in FINAL and (new != old or sha != old_sha):
-            return False
-        if old not in FINAL and new not in FINAL:
-            if (attempt, _STAGES[new]) < (old_attempt, _STAGES[old]):
-                return False
-    return True
+def _legal(seen: list[Image]) -> bool:
+    return all(_follows(old, new) for old, new in pairwise(seen))
+
+
+def _follows(old: Image, new: Image) -> bool:
+    (was, old_attempt, old_sha), (now, attempt, sha) = old, new
+    if was in FINAL:
+        return (now, sha) == (was, old_sha)
+    return now in FINAL or (attempt, _STAGES[now]) >= (old_attempt, _STAGES[was])
 
 
 def _nothing_is_left(books: Books) -> Iterator[str]:
@@ -225,6 +245,6 @@ def _pixels(farm: ChaosFarm, told: dict[str, Any], job: Accepted) -> list[bytes]
         path = f"/jobs/{told['id']}/result?index={index}"
         answer = farm.call("GET", path, owner=job.order.owner)
         assert hashlib.sha256(answer.content).hexdigest() == image["sha256"], told["id"]
-        with Image.open(io.BytesIO(answer.content)) as picture:
+        with PIL.Image.open(io.BytesIO(answer.content)) as picture:
             pictures.append(picture.tobytes())
     return pictures
