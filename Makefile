@@ -36,9 +36,10 @@ check: .venv/.dev  ## style, types and import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-fmt: .venv/.dev  ## format, and mend what can be mended
+fmt: .venv/.dev  ## format, mend what can be mended, renew README's settings
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+	$(BIN)/python -m tests.readme
 
 constraints:  ## pin the newest versions that fit together; needs uv
 	@command -v uv >/dev/null || { echo "make constraints needs uv: docs.astral.sh/uv"; exit 1; }

@@ -6,6 +6,7 @@ import json
 import logging
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from threading import Event, Lock, Thread
 from typing import Any
@@ -15,6 +16,7 @@ from shared.logs import event
 from shared.store.port import Claim
 
 log = logging.getLogger("farm.worker")
+PROGRESS_S = 0.1  # a keeper that waits for Redis reads nothing: never fill its pipe
 
 
 class Lease:
@@ -26,6 +28,7 @@ class Lease:
         self.token = claim.token
         self.canceled = Event()
         self.lost = Event()
+        self._told_at = float("-inf")
 
     def check(self) -> None:
         """Raises LeaseLost, Canceled."""
@@ -35,6 +38,9 @@ class Lease:
             raise Canceled
 
     def progress(self, step: int) -> None:
+        if time.monotonic() - self._told_at < PROGRESS_S:
+            return
+        self._told_at = time.monotonic()
         self._leases.tell({"step": self.token, "n": step})
 
     def drop(self) -> None:

@@ -141,7 +141,7 @@ def _consume(settings: Settings, bench: Bench, seat: Seat) -> int:
     """Celery's worker with the solo pool, in this thread, until a signal ends it."""
     app = make_app(settings)
 
-    @app.task(name=TASK)
+    @app.task(name=TASK, shared=False)
     def take() -> None:
         bench.take()
 

@@ -520,6 +520,19 @@ def test_owners_take_turns(store: JobStore) -> None:
     assert [s for s in seeds if s < 100] == [0, 1, 2, 3]
 
 
+def test_a_newcomer_is_not_owed_the_past(store: JobStore) -> None:
+    for seed in range(20):
+        store.submit(submission(owner="alice", seed=seed))
+    for k in range(10):
+        finish(store, claim(store, f"a{k}"))
+    for seed in range(100, 110):
+        store.submit(submission(owner="bob", seed=seed))
+
+    seeds = [claim(store, f"b{k}").spec.seed for k in range(6)]
+
+    assert sum(seed >= 100 for seed in seeds) == 3
+
+
 def test_a_flow_gets_its_share_in_device_seconds(store: JobStore) -> None:
     for seed in range(4):
         store.submit(submission(owner="heavy", seed=seed, cost_s=3.0))

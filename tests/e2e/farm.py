@@ -19,6 +19,7 @@ from tests.waiting import wait_until
 READY_S = 90.0
 QUICK = {"size": "64x64", "steps": 2, "prompt": "a lighthouse at dusk"}
 LONG = {"size": "256x256", "steps": 100, "prompt": "a lighthouse at dusk"}  # seconds
+ENDLESS = {**LONG, "size": "1024x1024"}  # minutes: cancel it
 
 
 class RunningFarm:
@@ -101,7 +102,8 @@ class RunningFarm:
         found: list[psutil.Process] = []
 
         def one() -> bool:
-            found[:] = [p for p in self.family() if "redis.conf" in _command(p)]
+            # It gives itself a title, so its command line does not tell.
+            found[:] = [p for p in self.family() if "python" not in _exe(p)]
             return len(found) == 1
 
         wait_until(one, what="for Redis")
@@ -114,6 +116,10 @@ class RunningFarm:
 
     def get(self, path: str, key: str = "") -> httpx2.Response:
         return httpx2.get(f"{self.url}{path}", headers=_auth(key, {}), timeout=30)
+
+    def cancel(self, job_id: str, key: str = "") -> httpx2.Response:
+        url = f"{self.url}/jobs/{job_id}/cancel"
+        return httpx2.post(url, headers=_auth(key, {}), timeout=30)
 
     def submit(self, key: str = "", **order: Any) -> dict[str, Any]:
         answer = self.post({**QUICK, **order}, key)
@@ -154,6 +160,13 @@ class RunningFarm:
 
 def _auth(key: str, headers: dict[str, str]) -> dict[str, str]:
     return {**headers, **({"Authorization": f"Bearer {key}"} if key else {})}
+
+
+def _exe(process: psutil.Process) -> str:
+    try:
+        return Path(process.exe()).name
+    except psutil.Error:
+        return "python"
 
 
 def _command(process: psutil.Process) -> list[str]:

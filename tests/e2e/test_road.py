@@ -9,7 +9,6 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 from PIL import Image
 
@@ -105,7 +104,7 @@ def test_progress_is_seen_and_a_cancel_stops_the_render(farm: RunningFarm) -> No
 
     asked = farm.get(f"/jobs/{job['id']}")
     assert asked.json()["status"] == "running"
-    answer = httpx2.post(f"{farm.url}/jobs/{job['id']}/cancel")
+    answer = farm.cancel(job["id"])
 
     assert answer.json()["cancel_requested_at"]
     done = farm.wait(job["id"], limit_s=5)

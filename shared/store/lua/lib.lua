@@ -73,8 +73,11 @@ local function finish_job(job)
   call('ZREM', K.deadlines, job)
   call('EXPIRE', K.job .. job, RETENTION_S)
   for render in (call('HGET', K.job .. job, 'renders') or ''):gmatch('%S+') do
-    call('EXPIRE', K.render .. render, RETENTION_S + 3600)
-    call('EXPIRE', K.current .. call('HGET', K.render .. render, 'fingerprint'), RETENTION_S)
+    local fingerprint = call('HGET', K.render .. render, 'fingerprint')
+    if fingerprint then -- else it went before its job
+      call('EXPIRE', K.render .. render, RETENTION_S + 3600)
+      call('EXPIRE', K.current .. fingerprint, RETENTION_S)
+    end
   end
 end
 
