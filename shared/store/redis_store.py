@@ -10,15 +10,14 @@ from importlib import resources
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import redis
-from redis.backoff import ExponentialWithJitterBackoff
 from redis.commands.core import Script
-from redis.retry import Retry
 
 from shared.errors import IdempotencyConflict, JobFinished, JobNotFound, QueueFull, StoreUnavailable
 from shared.jobs import Failure, Job, StoredResult
 from shared.keys import KEYS, queue_name
 from shared.settings import Settings
 from shared.store import codec
+from shared.store.patience import Patience
 from shared.store.port import (
     WEIGHTS,
     Claim,
@@ -35,6 +34,7 @@ TICKETS_MAX = 16  # each claim tops up for the next, so a few invite any number 
 IDEMPOTENCY_S = 86_400
 FORGET_WORKER_S = 3_600
 BATCH = 200
+ANSWER_S = 2.0  # a connection that is silent for so long is given up: it may be half open
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -61,20 +61,14 @@ class StoreConfig:
 
 def connect(url: str, *, patience_s: float) -> redis.Redis:
     """A client that tries each call again for about `patience_s`: all our scripts may be repeated."""
-    cap_s = min(1.0, patience_s / 4)
-    retry = Retry(
-        ExponentialWithJitterBackoff(base=0.02, cap=cap_s),
-        retries=max(3, int(patience_s / cap_s)),
-        supported_errors=(redis.ConnectionError, redis.TimeoutError),
-    )
     return redis.Redis.from_url(
         url,
         decode_responses=True,
-        socket_timeout=max(2.0, patience_s),
+        socket_timeout=ANSWER_S,
         socket_connect_timeout=2.0,
         socket_keepalive=True,
         health_check_interval=15,
-        retry=retry,
+        retry=Patience(patience_s),
     )
 
 

@@ -273,6 +273,7 @@ class ChaosFarm:
 
     def revive_redis(self) -> None:
         """Start the server again after it was killed, on the same file and port."""
+        wait_until(lambda: not self._engine.alive, what="for the end of Redis")
         self.do(self._engine.start)
 
     def results(self) -> ResultStore:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 
 import pytest
 
@@ -39,6 +40,21 @@ def test_a_server_killed_and_started_again_goes_on_where_it_was(farm: ChaosFarm)
     farm.revive_redis()
 
     assert farm.finished(job)["status"] == "succeeded"
+
+
+def test_workers_come_back_within_seconds_of_a_server_that_was_away_for_long(
+    farm: ChaosFarm,
+) -> None:
+    away_until = time.monotonic() + 7.0
+    farm.redis_process.kill()
+    # Celery by itself would try after 2 s, 6 s and 12 s, and in the end every 30 s.
+    wait_until(lambda: time.monotonic() > away_until, 20.0)
+    farm.revive_redis()
+    started_at = time.monotonic()
+
+    farm.finished(farm.submit(seed=next(seeds))["id"])
+
+    assert time.monotonic() - started_at < 3.0
 
 
 def test_a_full_server_refuses_orders_and_finishes_what_it_has(farm: ChaosFarm) -> None:
