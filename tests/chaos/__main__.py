@@ -9,7 +9,7 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
-from tests.chaos.plan import draw
+from tests.chaos.plan import COMMON, deck, draw
 from tests.chaos.run import run
 from tests.servers.engines import ENGINES, engine_binary
 from tests.servers.rgw import PROGRAMS, Rgw
@@ -24,9 +24,12 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=3)
     parser.add_argument("--engine", choices=ENGINES, default=ENGINES[0])
     parser.add_argument("--local", action="store_true", help="keep pictures in a folder, not in S3")
+    parser.add_argument(
+        "--common", action="store_true", help="only what Celery can be hurt with too"
+    )
     given = parser.parse_args()
     s3 = not given.local and all(map(shutil.which, PROGRAMS))
-    plan = draw(given.seed, given.minutes * 60, s3=s3)
+    plan = draw(given.seed, given.minutes * 60, COMMON if given.common else deck(s3=s3))
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     with ExitStack() as stack:
         rgw = None

@@ -353,15 +353,14 @@ class ChaosFarm:
         wait_until(lambda: self.job(job_id, owner)["done"], limit_s, f"for {job_id}")
         return self.job(job_id, owner)
 
-    def lines(self, part: str = "") -> list[dict[str, Any]]:
-        """What the parts whose name starts so have logged."""
+    def told(self, part: str = "") -> list[dict[str, Any]]:
+        """The events that parts whose name starts so have logged."""
         texts = [path.read_text() for path in (self.folder / "logs").glob(f"{part}*.log")]
         found = []
         for line in "".join(texts).splitlines():
-            with suppress(ValueError):  # the last line of a killed process may be torn
-                if line.startswith("{"):
-                    found.append(json.loads(line))
-        return found
+            with suppress(ValueError):  # a killed process may leave a torn line
+                found.append(json.loads(line))
+        return [line for line in found if isinstance(line, dict) and "action" in line]
 
 
 def _port(url: str) -> int:

@@ -27,6 +27,11 @@ HURTS = (
     + ("redis frozen", "redis full", "cut all", "cut all", "half open", "half open", "client kill")
 )
 TROUBLES = ("s3 cut", "s3 deaf", "s3 error", "s3 hang", "s3 reset") * 2
+# What can also be done to workers and broker of plain Celery, for a comparison.
+COMMON = (
+    "kill worker", "kill worker", "kill worker", "zombie", "freeze worker", "terminate worker",
+    "redis killed", "redis frozen", "cut all", "cut all", "half open", "client kill",
+)  # fmt: skip
 EVERY_S = 2.4  # between two faults
 ORDERS_PER_S = 2.0
 
@@ -59,26 +64,33 @@ class Plan:
     faults: tuple[Fault, ...]
 
 
-def draw(seed: int, seconds: float, *, s3: bool, every_s: float = EVERY_S) -> Plan:
+def deck(*, s3: bool) -> tuple[str, ...]:
+    """Every kind of fault, the likelier ones more than once."""
+    return (*STRIKES, *KILLS, *HURTS, *(TROUBLES if s3 else ()))
+
+
+def draw(seed: int, seconds: float, kinds: tuple[str, ...], every_s: float = EVERY_S) -> Plan:
     """The same arguments give the same plan."""
     return Plan(
         seed,
         seconds,
         tuple(_orders(random.Random(f"orders {seed}"), seconds)),
-        tuple(_faults(random.Random(f"faults {seed}"), seconds, s3, every_s)),
+        tuple(_faults(random.Random(f"faults {seed}"), seconds, kinds, every_s)),
     )
 
 
-def _faults(dice: random.Random, seconds: float, s3: bool, every_s: float) -> list[Fault]:
+def _faults(
+    dice: random.Random, seconds: float, kinds: tuple[str, ...], every_s: float
+) -> list[Fault]:
     """Dealt from a deck, so that a long run meets every kind, and shuffled each time."""
-    deck: list[str] = []
+    cards: list[str] = []
     faults = []
     at_s = 1.0
     while at_s < seconds:
-        if not deck:
-            deck = [*STRIKES, *KILLS, *HURTS, *(TROUBLES if s3 else ())]
-            dice.shuffle(deck)
-        faults.append(Fault(round(at_s, 3), deck.pop(), dice.random()))
+        if not cards:
+            cards = list(kinds)
+            dice.shuffle(cards)
+        faults.append(Fault(round(at_s, 3), cards.pop(), dice.random()))
         at_s += every_s * dice.uniform(0.4, 1.6)
     return faults
 

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, cast
 
 import PIL.Image
@@ -203,7 +204,7 @@ def _temporary_files(farm: ChaosFarm, books: Books) -> Iterator[str]:
     """What killed processes left in a local store is swept by its own rule, once it is old."""
     for name in books.objects:
         if name.startswith("tmp/"):
-            path = farm.folder / "results" / name
+            path = Path(farm.settings["FARM_RESULTS_DIR"]) / name
             os.utime(path, (time.time() - 2 * ABANDONED_S,) * 2)
     farm.results().check()
     yield from (f"{name} was not swept" for name in farm.stored() if name.startswith("tmp/"))
@@ -217,7 +218,7 @@ def unpublished(books: Books) -> int:
 
 def _logged_once(farm: ChaosFarm) -> Iterator[str]:
     """One end of each render is told, at most: a killed worker may not have come to it."""
-    told = [line for line in farm.lines("worker") if line.get("action") in ("stored", "found")]
+    told = [line for line in farm.told("worker") if line["action"] in ("stored", "found")]
     ends = Counter(line["render"] for line in told)
     yield from (
         f"render {render} ended {n} times in the log" for render, n in ends.items() if n > 1
