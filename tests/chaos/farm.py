@@ -228,7 +228,7 @@ class ChaosFarm:
         return found[0]
 
     def holder(self) -> psutil.Process:
-        """A worker that holds a render; waits for one."""
+        """A worker that holds a render, and whose keeper has begun to renew it; waits for one."""
         client, found = self.redis(), []
 
         def holds() -> bool:
@@ -236,6 +236,8 @@ class ChaosFarm:
             return bool(found)
 
         wait_until(holds, 30.0, "for a worker at work")
+        renewed = self.wire.seen["renew"]
+        wait_until(lambda: self.wire.seen["renew"] > renewed, 30.0, "for its keeper")
         return self.part(found[0])
 
     def name_of(self, process: psutil.Process) -> str:

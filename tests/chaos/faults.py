@@ -19,6 +19,7 @@ from tests.chaos.recovery import Recoveries
 from tests.chaos.redis_wire import Strike
 
 BUSY_S = 1.5  # how long a fault waits for a worker that has something to lose
+RENDER_S = 0.4  # about as long as the long renders take
 
 
 class Injector:
@@ -155,11 +156,12 @@ class Injector:
         thaw(worker)
 
     def _busy_worker(self, draw: float) -> str:
-        """One that holds a render, as soon as there is one; after a while any."""
+        """One that holds a render, at some moment of it; after a while any."""
         end = time.monotonic() + BUSY_S
         while time.monotonic() < end:
             for name in self._farm.names("worker"):
                 if self._held(name):
+                    self._over.wait(draw * RENDER_S)
                     return name
             self._over.wait(0.005)
         return self._choose("worker", draw)

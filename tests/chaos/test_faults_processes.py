@@ -10,7 +10,7 @@ from tests.chaos.farm import ChaosFarm, freeze, thaw
 from tests.waiting import wait_until
 
 LONG = {"steps": 100, "size": "512x512"}  # seconds
-seeds = itertools.count(2000)
+seeds = itertools.count(2000, 10)  # room for the images of one job
 
 
 def attempt(farm: ChaosFarm, job_id: str) -> int:

@@ -11,7 +11,7 @@ from tests.chaos.farm import ChaosFarm, freeze, thaw
 from tests.waiting import wait_until
 
 LONG = {"steps": 100, "size": "512x512"}  # seconds
-seeds = itertools.count(3000)
+seeds = itertools.count(3000, 10)  # room for the images of one job
 
 
 def started(farm: ChaosFarm, images: int = 4) -> str:

@@ -16,7 +16,7 @@ from tests.chaos.redis_wire import Strike, When
 
 LONG = {"steps": 100, "size": "512x512"}  # seconds
 EVERY_WAY = [(when, deed) for when in ("before", "after") for deed in ("kill", "cut")]
-seeds = itertools.count(1000)
+seeds = itertools.count(1000, 10)  # room for the images of one job
 
 
 def kill(process: psutil.Process) -> None:

@@ -17,7 +17,7 @@ from tests.chaos.http_wire import Trouble, Wrong
 from tests.servers.rgw import Rgw
 from tests.waiting import wait_until
 
-seeds = itertools.count(4000)
+seeds = itertools.count(4000, 10)  # room for the images of one job
 
 
 @pytest.fixture(scope="module")
