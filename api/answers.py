@@ -74,6 +74,7 @@ class JobView(View):
     priority: str
     metadata: dict[str, str]
     webhook: None = None
+    retries: str | None
     images: list[ImageView]
     queue_position: int | None
     eta_s: float | None

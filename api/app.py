@@ -14,10 +14,11 @@ from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
 from api.auth import read_keys
+from api.drain import Drain, LastAnswer
 from api.errors import Problem, add_schema, problem_of, respond
 from api.farm import Farm, answers, remembered
 from api.middleware import BodyLimit, RequestLog
-from api.routes import files, get, jobs, models, ops
+from api.routes import admin, files, get, jobs, models, ops
 from api.routes import results as result_routes
 from api.signing import Signer
 from shared.errors import FarmError
@@ -29,6 +30,7 @@ from shared.store.port import JobStore
 
 WEB = Path(__file__).parent / "web"
 STORAGE_CHECK_S = 5.0
+STORE_CHECK_S = 30.0
 _PAGE = {
     "Cache-Control": "no-cache",
     "Content-Security-Policy": (
@@ -67,12 +69,15 @@ def create_app(
         metrics=ApiMetrics(registry),
         version=app.version,
         storage_answers=remembered(lambda: answers(results.check), STORAGE_CHECK_S),
+        store_faults=remembered(store.faults, STORE_CHECK_S),
+        drain=Drain(settings.api_drain_s),
     )
     _add_routes(app)
     for kind in (HTTPException, RequestValidationError, FarmError, Problem):
         app.add_exception_handler(kind, _answer)
     app.add_middleware(BodyLimit, limit_bytes=settings.max_body_mb * 2**20)
-    app.add_middleware(RequestLog, metrics=app.state.farm.metrics)  # the last is the outermost
+    app.add_middleware(RequestLog, metrics=app.state.farm.metrics)
+    app.add_middleware(LastAnswer, drain=app.state.farm.drain)  # the last is the outermost
     return app
 
 
@@ -81,6 +86,7 @@ def _add_routes(app: FastAPI) -> None:
         app.include_router(router)
         app.include_router(router, prefix="/v1", include_in_schema=False)
     app.include_router(ops.router)
+    app.include_router(admin.router)
     app.mount("/web", _Assets(directory=WEB))
     get(app.router, "/", include_in_schema=False)(_page)
     described = app.openapi

@@ -134,3 +134,13 @@ def identify(request: Request, key: str | None) -> Owner:
 
 
 Caller = Annotated[Owner, Depends(caller)]
+
+
+async def admin(owner: Caller) -> Owner:
+    """The owner who asks, if an admin. Raises Problem 401 or 403."""
+    if not owner.admin:
+        raise Problem(403, "admin_only", "this needs an admin's key")
+    return owner
+
+
+Admin = Annotated[Owner, Depends(admin)]

@@ -46,20 +46,27 @@ CODES: dict[str, Kind] = {
     **_kinds(
         403,
         type="permission_error",
+        admin_only="Only an admin's key may do this.",
         url_expired="The signed URL has expired; the job has a fresh one.",
     ),
     **_kinds(
         404,
         job_not_found="There is no such job, or it is not yours.",
         image_not_found="The job has no such picture, or not yet.",
+        render_not_found="There is no such render on the list of poison.",
         unknown_url="There is nothing at this URL.",
     ),
     **_kinds(400, 404, model_not_found="The farm serves no model of this name."),
     **_kinds(405, method_not_allowed="This URL does not answer this method; see `Allow`."),
     **_kinds(406, not_acceptable="None of the types in `Accept` can be made."),
-    **_kinds(409, job_already_finished="The job had finished before it could be canceled."),
+    **_kinds(
+        409,
+        job_already_finished="The job has finished: there is nothing to cancel, or to retry.",
+        job_not_finished="The job has not finished yet; cancel it, or wait.",
+    ),
     **_kinds(
         410,
+        job_gone="The job finished so long ago that it is no longer remembered.",
         result_gone="The picture is no longer stored; order it again.",
         job_failed="The picture could not be rendered; the job says why.",
         job_canceled="The picture was canceled.",
@@ -77,6 +84,7 @@ CODES: dict[str, Kind] = {
     **_kinds(
         503,
         type="server_error",
+        draining="This process of the API is leaving; another takes the order at once.",
         queue_full="The queue is full; try again after `Retry-After` seconds.",
         store_unavailable="The job store or the result store does not answer; try again.",
     ),

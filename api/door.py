@@ -9,8 +9,9 @@ from ulid import ULID
 
 from api.auth import Owner
 from api.schemas import NewJob
+from shared.errors import JobFinished, JobNotFinished
 from shared.fingerprint import fingerprint
-from shared.jobs import SEEDS, Job, RenderSpec, image_seed
+from shared.jobs import RECORD_VERSION, SEEDS, Job, JobStatus, RenderSpec, image_seed
 from shared.models import ModelEntry
 from shared.store.port import Order, Submission
 
@@ -37,7 +38,37 @@ def admit(
         created_at=now,
         deadline_at=None if order.deadline_s is None else now + order.deadline_s,
     )
-    return Submission(job, [_order(spec, entry, k) for k in range(order.n)], idempotency)
+    specs = (spec.model_copy(update={"seed": image_seed(spec.seed, k)}) for k in range(order.n))
+    return Submission(job, [_order(each, entry) for each in specs], idempotency)
+
+
+def again(
+    old: Job, entry: ModelEntry, *, now: float, idempotency: tuple[str, str] | None = None
+) -> Submission:
+    """The same job once more, for its owner: pictures it has answer from the cache.
+
+    A bypassing job is rendered anew as a whole. `entry` is what its model is today: if that has
+    changed, so do the pixels. Raises JobNotFinished, JobFinished (it succeeded).
+    """
+    if not old.done:
+        raise JobNotFinished
+    if old.status is JobStatus.succeeded:
+        raise JobFinished
+    deadline_s = None if old.deadline_at is None else old.deadline_at - old.created_at
+    job = old.model_copy(
+        update={
+            "id": f"job_{ULID()}",
+            "retries": old.id,
+            "images": (),
+            "created_at": now,
+            "deadline_at": None if deadline_s is None else now + deadline_s,
+            "cancel_requested_at": None,
+            "version": RECORD_VERSION,
+        }
+    )
+    today = {"model": entry.id, "model_digest": entry.digest}
+    specs = (image.render.spec.model_copy(update=today) for image in old.images)
+    return Submission(job, [_order(spec, entry) for spec in specs], idempotency)
 
 
 def resolve(order: NewJob, entry: ModelEntry) -> RenderSpec:
@@ -61,8 +92,7 @@ def _either(said: Number | None, default: Number) -> Number:
     return default if said is None else said
 
 
-def _order(first: RenderSpec, entry: ModelEntry, index: int) -> Order:
-    spec = first.model_copy(update={"seed": image_seed(first.seed, index)})
+def _order(spec: RenderSpec, entry: ModelEntry) -> Order:
     cost_s = entry.predict_seconds(
         width=spec.width,
         height=spec.height,

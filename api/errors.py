@@ -77,11 +77,15 @@ def problem_of(error: Exception) -> Problem:
 
 
 _CORE: dict[type[errors.FarmError], tuple[int, str, dict[str, str]]] = {
+    errors.NotDurable: (503, "store_unavailable", {"Retry-After": "2"}),
+    errors.StoreRefuses: (503, "store_unavailable", {"Retry-After": "10"}),
     errors.StoreUnavailable: (503, "store_unavailable", {"Retry-After": "2"}),
     errors.ResultsUnavailable: (503, "store_unavailable", {"Retry-After": "2"}),
     errors.QueueFull: (503, "queue_full", {"Retry-After": "10"}),
     errors.IdempotencyConflict: (422, "idempotency_key_reused", {}),
     errors.JobNotFound: (404, "job_not_found", {}),
+    errors.JobGone: (410, "job_gone", {}),
+    errors.JobNotFinished: (409, "job_not_finished", {}),
     errors.JobFinished: (409, "job_already_finished", {}),
     errors.ResultGone: (410, "result_gone", {}),
 }

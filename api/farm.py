@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from fastapi import Request
 from prometheus_client import CollectorRegistry
+from ulid import ULID
 
 from api.auth import Keys, Owner
+from api.drain import Drain
 from api.links import Links, links
 from api.signing import Signer
-from shared.errors import JobNotFound, Unavailable
+from shared.errors import JobGone, JobNotFound, Unavailable
 from shared.jobs import Job
 from shared.metrics import ApiMetrics
 from shared.models import Catalog
 from shared.results.port import ResultStore
 from shared.settings import Settings
-from shared.store.port import JobStore
+from shared.store.port import JobStore, StoreFault
+
+T = TypeVar("T")
+
+_JOB_ID = re.compile(r"job_[0-7][0-9A-HJKMNP-TV-Z]{25}")
 
 
 @dataclass(slots=True, frozen=True)
@@ -33,6 +41,8 @@ class Farm:
     metrics: ApiMetrics
     version: str
     storage_answers: Callable[[], bool]
+    store_faults: Callable[[], tuple[StoreFault, ...]]
+    drain: Drain
 
     def links(self, request: Request) -> Links:
         return links(request, self.settings, self.signer)
@@ -40,13 +50,25 @@ class Farm:
     def find(self, request: Request, job_id: str, owner: Owner | None) -> Job:
         """The job, for its owner or an admin; None where a signature spoke for the caller.
 
-        Raises JobNotFound, also for another's job, and StoreUnavailable.
+        Raises JobNotFound, also for another's job, JobGone and StoreUnavailable.
         """
-        job = self.store.get(job_id)
+        try:
+            job = self.store.get(job_id)
+        except JobNotFound:
+            if _age_s(job_id) > self.settings.job_retention_s:
+                raise JobGone from None
+            raise
         if owner is not None and not owner.may_see(job):
             raise JobNotFound
         request.state.job_id = job.id
         return job
+
+
+def _age_s(job_id: str) -> float:
+    """How long ago the id was made: a ULID tells. What is no id of ours is 0 s old."""
+    if not _JOB_ID.fullmatch(job_id):
+        return 0.0
+    return time.time() - ULID.from_str(job_id.removeprefix("job_")).timestamp
 
 
 def answers(check: Callable[[], None]) -> bool:
@@ -57,15 +79,15 @@ def answers(check: Callable[[], None]) -> bool:
     return True
 
 
-def remembered(ask: Callable[[], bool], seconds: float) -> Callable[[], bool]:
+def remembered(ask: Callable[[], T], seconds: float) -> Callable[[], T]:
     """The same question, really asked once in so many seconds: probes come often and need no key."""
-    answer, asked_at = False, float("-inf")
+    kept: tuple[T, float] | None = None
 
-    def remember() -> bool:
-        nonlocal answer, asked_at
-        if time.monotonic() - asked_at > seconds:
-            answer, asked_at = ask(), time.monotonic()
-        return answer
+    def remember() -> T:
+        nonlocal kept
+        if kept is None or time.monotonic() - kept[1] > seconds:
+            kept = ask(), time.monotonic()
+        return kept[0]
 
     return remember
 

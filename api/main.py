@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-import signal
+import logging
+from threading import Thread
 from typing import TYPE_CHECKING
 
 import uvicorn
 
 from api.app import create_app
 from api.auth import refuse_open_door
+from api.drain import DrainingServer
 from shared import logs
 from shared.models import load_catalog
 from shared.results import open_results
 from shared.settings import Settings, load_settings
 from shared.store import open_store
+from shared.store.checks import report
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from api.farm import Farm
+
+log = logging.getLogger("api")
 KEEP_ALIVE_S = 75  # longer than the 60 s of most proxies, so that they close first
 GRACE_S = 30
 
@@ -34,13 +40,15 @@ def build(settings: Settings) -> FastAPI:
 
 
 def serve(settings: Settings) -> None:
-    """Answer until SIGTERM or SIGINT, then finish what was begun. Raises SettingsError."""
+    """Answer until SIGTERM or SIGINT, then drain, and finish what was begun. Raises SettingsError.
+
+    The first signal refuses new orders and answers polls for `api_drain_s` more; a second hurries.
+    """
     logs.setup("api", settings.log_level, settings.log_format)
     app = build(settings)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        # uvicorn raises the signal again when it has ended in order: then it means nothing more.
-        signal.signal(number, lambda *_: None)
-    uvicorn.run(
+    farm: Farm = app.state.farm
+    Thread(target=report, args=(farm.store, log), name="check", daemon=True).start()
+    config = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
@@ -51,6 +59,7 @@ def serve(settings: Settings) -> None:
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=GRACE_S,
     )
+    DrainingServer(config, farm.drain).run()
 
 
 def __getattr__(name: str) -> FastAPI:

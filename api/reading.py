@@ -69,6 +69,11 @@ def digest(order: NewJob) -> str:
     return hashlib.sha256(encode(said)).hexdigest()
 
 
+def digest_retry(job_id: str) -> str:
+    """What `digest` is to an order: two retries of one job under one key are the same."""
+    return hashlib.sha256(encode({"retries": job_id})).hexdigest()
+
+
 def _object(body: bytes) -> dict[str, Any]:
     try:
         value = from_json(body, allow_inf_nan=False)

@@ -53,6 +53,7 @@ def job_view(job: Job, links: Links, *, now: float, retention_s: float) -> JobVi
         cache=job.cache,
         priority=job.priority,
         metadata=job.metadata,
+        retries=job.retries,
         images=[_image(job, image, links) for image in job.images],
         queue_position=min(waiting, default=None),
         eta_s=_eta_s(job, now),

@@ -8,29 +8,31 @@ Starts a Redis server of its own in a temporary folder. Prints microseconds and 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import redis
 from ulid import ULID
 
 from deploy.embedded import EmbeddedRedis
 from shared.fingerprint import fingerprint
-from shared.jobs import Job, RenderSpec
+from shared.jobs import Job, RenderSpec, StoredResult
+from shared.store.address import connect
 from shared.store.port import Order, Submission
-from shared.store.redis_store import RedisJobStore, StoreConfig, connect
+from shared.store.redis_store import RedisJobStore, StoreConfig
 from shared.tickets import ticket_template
-
-DIGEST = "0" * 64
 
 
 def submission(seed: int, n: int = 1, model: str = "bench") -> Submission:
     job = Job(id=f"job_{ULID()}", owner=f"owner-{seed % 7}", input={"seed": seed}, created_at=0)
+    digest = hashlib.sha256(model.encode()).hexdigest()  # else one model's renders answer another's
     specs = [
         RenderSpec(
-            model=model, model_digest=DIGEST, prompt="a lighthouse at dusk", width=1024,
+            model=model, model_digest=digest, prompt="a lighthouse at dusk", width=1024,
             height=1024, steps=28, guidance_scale=4.5, shift=3.0, seed=seed + k,
         )
         for k in range(n)
@@ -55,6 +57,36 @@ def measure(store: RedisJobStore, model: str, rounds: int, first_seed: int) -> t
     return submit, claim
 
 
+def memory(client: redis.Redis, work: Callable[[], None], units: int) -> float:
+    """Bytes that the work leaves in the server, for each of its units."""
+    before = client.info("memory")["used_memory"]
+    work()
+    return (client.info("memory")["used_memory"] - before) / units
+
+
+def fill(store: RedisJobStore, renders: int, model: str, n: int = 100) -> None:
+    for seed in range(0, renders, n):
+        store.submit(submission(seed, n, model))
+
+
+def finish(store: RedisJobStore, renders: int) -> None:
+    """Every render of the pool `single` succeeds."""
+    pool = submission(0, model="single").orders[0].spec.pool
+    for _ in range(renders):
+        taken = store.claim(pool, token := str(ULID()), "slot", "worker", 600.0)
+        assert taken is not None
+        store.close(taken.render_id, token, picture(taken.fingerprint, token))
+
+
+def picture(fingerprint: str, token: str) -> StoredResult:
+    phases = ("text", "denoise", "decode", "encode")
+    return StoredResult(
+        fingerprint=fingerprint, token=token, size_bytes=1_500_000, sha256="0" * 64, width=1024,
+        height=1024, timings_s=dict.fromkeys(phases, 0.123456), stored_at=time.time(),
+        profile={"device": "NVIDIA H200", "dtype": "bfloat16", "attention": "sdpa"},
+    )  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--queued", type=int, default=300_000, help="renders in the long queue")
@@ -69,10 +101,10 @@ def main() -> None:
         client = connect(server.url, patience_s=10)
         store = RedisJobStore(client, config)
         measure(store, "warm", options.rounds, 0)
-        before = client.info("memory")["used_memory"]
-        for seed in range(0, options.queued, 100):
-            store.submit(submission(seed, 100, "long"))
-        grown = client.info("memory")["used_memory"] - before
+        queued = memory(client, lambda: fill(store, options.queued, "long"), options.queued)
+        few = min(options.queued, 20_000)
+        single = memory(client, lambda: fill(store, few, "single", n=1), few)
+        remembered = memory(client, lambda: finish(store, few), few) + single
         rows = {
             "empty": measure(store, "short", options.rounds, 0),
             "long": measure(store, "long", options.rounds, options.queued),
@@ -83,7 +115,10 @@ def main() -> None:
         print(f"{name:8}{submit:12.0f}{claim:12.0f}")
     ratios = [rows["long"][k] / rows["empty"][k] for k in (0, 1)]
     print(f"{'ratio':8}{ratios[0]:12.2f}{ratios[1]:12.2f}   with {options.queued} queued")
-    print(f"one queued render takes {grown / options.queued / 1024:.2f} KiB")
+    print(
+        f"one queued render of a job of 100 takes {queued:.0f} bytes; of a job of its own, with it,"
+    )
+    print(f"{single:.0f}; such a job when it is finished {remembered:.0f}")
 
 
 if __name__ == "__main__":

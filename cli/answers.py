@@ -47,6 +47,25 @@ class Job(View):
     poll_s: float = Field(1.0, exclude=True)  # how long to wait before looking again
 
 
+class Jobs(View):
+    data: tuple[Job, ...]
+
+
+class Poison(View):
+    render: str
+    spec: dict[str, Any]
+    jobs: tuple[str, ...]
+    owners: tuple[str, ...]
+    attempts: int
+    losses: int
+    failed_at: str
+    error: Problem
+
+
+class PoisonList(View):
+    data: tuple[Poison, ...]
+
+
 class Trained(View):
     random_weights: bool = False
 

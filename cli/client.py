@@ -1,4 +1,4 @@
-"""A small client of the farm's HTTP API: what `renderfarm render` and `renderfarm up` need."""
+"""A small client of the farm's HTTP API: what the commands need that speak to a farm."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import httpx2
 from pydantic import ValidationError
 
-from cli.answers import FarmStatus, Job, Trained, View
+from cli.answers import FarmStatus, Job, Jobs, Poison, PoisonList, Trained, View
 from shared.errors import FarmError, Unavailable
 
 V = TypeVar("V", bound=View)
@@ -79,6 +79,23 @@ class FarmClient:
     def cancel(self, job_id: str, patience_s: float = 2.0) -> Job:
         return self._job(self._send("POST", f"/jobs/{job_id}/cancel", patience_s))
 
+    def retry(self, job_id: str, idempotency_key: str, patience_s: float = 2.0) -> Job:
+        """Order a job again; the new one. The key makes one of however many tries this takes."""
+        headers = {"Idempotency-Key": idempotency_key}
+        return self._job(
+            self._send("POST", f"/jobs/{_part(job_id)}/retry", patience_s, headers=headers)
+        )
+
+    def poison(self) -> tuple[Poison, ...]:
+        return _read(PoisonList, self._send("GET", "/poison", patience_s=2.0)).data
+
+    def retry_poison(self, render_id: str) -> tuple[Job, ...]:
+        answer = self._send("POST", f"/poison/{_part(render_id)}/retry", patience_s=2.0)
+        return _read(Jobs, answer).data
+
+    def drop_poison(self, render_id: str) -> None:
+        self._send("DELETE", f"/poison/{_part(render_id)}", patience_s=0.0)
+
     def download(self, url: str, patience_s: float = 30.0) -> bytes:
         """The picture under a job's signed URL; the key stays at home."""
         return self._send("GET", url, patience_s, auth=None, follow_redirects=True).content
@@ -117,6 +134,11 @@ def is_loopback(url: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _part(name: str) -> str:
+    """One part of a path, whatever was typed."""
+    return quote(name, safe="")
 
 
 def _bearer(key: str) -> Callable[[httpx2.Request], httpx2.Request]:

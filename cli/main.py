@@ -14,6 +14,9 @@ from shared.settings import load_settings
 COMMANDS = {
     "up": "cli.up",
     "render": "cli.render",
+    "retry": "cli.retry",
+    "poison": "cli.poison",
+    "gc": "cli.gc",
     "models": "cli.models",
     "settings": "cli.settings",
     "api": "cli.parts",

@@ -17,6 +17,7 @@ import click
 
 from cli.answers import Image, Job
 from cli.client import FarmClient
+from cli.options import farm_options
 from cli.screen import JobScreen
 from shared.errors import FarmError
 from shared.jobs import JobStatus, RenderState
@@ -34,12 +35,6 @@ class TooSlow(FarmError):
     """The job did not end in time."""
 
     exit_code = 4
-
-
-def web_url(ctx: click.Context, param: click.Parameter, value: str) -> str:
-    if not value.startswith(("http://", "https://")):
-        raise click.BadParameter(f"{value!r} does not start with http:// or https://")
-    return value
 
 
 @click.command()
@@ -60,11 +55,7 @@ def web_url(ctx: click.Context, param: click.Parameter, value: str) -> str:
     "-o", "--out", type=click.Path(file_okay=False, path_type=Path), default=Path("out"),
     show_default=True, help="Folder for the pictures.",
 )  # fmt: skip
-@click.option(
-    "--url", envvar="RENDERFARM_URL", show_envvar=True, callback=web_url,
-    default="http://127.0.0.1:8000", show_default=True, help="The farm.",
-)  # fmt: skip
-@click.option("--key", envvar="RENDERFARM_KEY", show_envvar=True, help="Your API key.")
+@farm_options
 @click.option(
     "--timeout", "timeout_s", type=float, help="Wait so many seconds.  [default: for ever]"
 )

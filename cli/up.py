@@ -77,6 +77,7 @@ def run(
     """From start to stop. However it ends, no process stays behind."""
     try:
         farm.start()
+        _warn(settings, screen.say)
         with FarmClient(base_url(settings), timeout_s=2.0) as client:
             if wait_ready(farm, client, entry.id, screen, interrupts):
                 screen.done(how_to_use(settings, entry))
@@ -148,6 +149,17 @@ def _redis(settings: Settings) -> Server | None:
     from deploy.embedded import EmbeddedRedis
 
     return EmbeddedRedis(settings.data_dir)
+
+
+def _warn(settings: Settings, say: Report) -> None:
+    """Where the operator brought a Redis of his own, what is wrong with it."""
+    if "redis_url" not in settings.model_fields_set:
+        return
+    from shared.store import open_store
+
+    with suppress(FarmError):  # one that is away is seen soon enough
+        for fault in open_store(settings).faults():
+            say(f"WARNING: {fault.reason}; {fault.advice}")
 
 
 def _look(client: FarmClient) -> FarmStatus | None:

@@ -39,6 +39,21 @@ maxmemory-policy noeviction
 """
 
 
+def kept_url(data_dir: Path) -> str | None:
+    """Where the server of the farm on this folder answers, if it runs; None: there was none."""
+    kept = _read(data_dir / "redis" / "redis.conf")
+    if "port" not in kept:
+        return None
+    return f"redis://:{kept['requirepass']}@127.0.0.1:{kept['port']}/0"
+
+
+def _read(conf: Path) -> dict[str, str]:
+    with suppress(FileNotFoundError):
+        pairs = (line.partition(" ") for line in conf.read_text().splitlines())
+        return {name: value for name, _, value in pairs}
+    return {}
+
+
 class EmbeddedRedis:
     """One server on `data_dir`/redis, with its log, its append-only file and its configuration.
 
@@ -121,7 +136,7 @@ class EmbeddedRedis:
         self.stop()
 
     def _configure(self) -> None:
-        kept = self._kept()
+        kept = _read(self._conf)
         port = int(kept.get("port", 0))
         self._port = port if port and _is_free(port) else free_port()
         self._password = kept.get("requirepass") or secrets.token_hex(32)
@@ -131,12 +146,6 @@ class EmbeddedRedis:
         aside.touch(mode=0o600)
         aside.write_text(text)
         aside.replace(self._conf)
-
-    def _kept(self) -> dict[str, str]:
-        with suppress(FileNotFoundError):
-            pairs = (line.partition(" ") for line in self._conf.read_text().splitlines())
-            return {name: value for name, _, value in pairs}
-        return {}
 
     def _launch(self, binary: Path, lock_fd: int) -> None:
         with self._log.open("ab") as log:

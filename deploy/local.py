@@ -15,7 +15,7 @@ from deploy.slots import Slot
 from shared.errors import FarmError, SettingsError
 from shared.settings import PREFIX, Settings, environment, variable
 
-PART_GRACE_S = 10.0  # the API and chores have little to finish
+PART_GRACE_S = 10.0  # the chores, and the API after its drain, have little to finish
 DRAIN_MARGIN_S = 10.0  # a worker gives its render back after `drain_s`; this is for the way out
 REFUSED = frozenset({2})  # the exit code of wrong settings: starting again cannot help
 ROOT = Path(__file__).parent.parent
@@ -65,7 +65,8 @@ class LocalFarm:
         if self._redis:
             self._redis.start()
             self._redis_started_at = self._clock.monotonic()
-        self.api = [self._child("api", "api")]
+        drain = {variable("api_drain_s"): str(self._api_drain_s)}
+        self.api = [self._child("api", "api", **drain)]
         self.chores = [self._child("chores", "chores")]
         self.workers = [self._worker(index, slot) for index, slot in enumerate(self._slots)]
         for child in self._children:
@@ -83,12 +84,18 @@ class LocalFarm:
     def stop(self, hurry: Callable[[], bool]) -> None:
         """End every process: no new orders, then workers finish or give back, Redis last."""
         drain_s = self._settings.drain_s + DRAIN_MARGIN_S
+        api_s = self._api_drain_s + PART_GRACE_S
         for children, grace_s in (
-            (self.api, PART_GRACE_S), (self.workers, drain_s), (self.chores, PART_GRACE_S)
+            (self.api, api_s), (self.workers, drain_s), (self.chores, PART_GRACE_S)
         ):  # fmt: skip
             stop_all(children, grace_s, hurry, self._clock)
         if self._redis:
             self._redis.stop()
+
+    @property
+    def _api_drain_s(self) -> float:
+        """No load balancer stands before this farm, so nobody waits unless it is asked for."""
+        return self._settings.api_drain_s if "api_drain_s" in self._settings.model_fields_set else 0
 
     @property
     def _children(self) -> list[Child]:

@@ -7,11 +7,15 @@
     │   └── ModelUnavailable  the weights could not be fetched
     ├── Unavailable           a part the farm stands on does not answer; trying again may help
     │   ├── StoreUnavailable      the job store (Redis)
+    │   │   ├── StoreRefuses          it answers, but takes nothing: full, read-only, forbidden
+    │   │   └── NotDurable            it took the order, but did not confirm that it stays
     │   └── ResultsUnavailable    the result store (S3 or a folder)
     ├── QueueFull             the model's queue holds as many renders as it may
     ├── IdempotencyConflict   the key was used for another order
     ├── JobNotFound
-    ├── JobFinished           too late to cancel
+    ├── JobGone               it was there once; its record has expired
+    ├── JobFinished           too late to cancel, or nothing to retry
+    ├── JobNotFinished        too early to retry
     ├── ResultGone            the record is there, the picture is not
     └── RenderStopped         a render ended before its picture, and nobody is to blame
         ├── Canceled              nobody waits for it any more
@@ -64,6 +68,14 @@ class StoreUnavailable(Unavailable):
     """The job store does not answer."""
 
 
+class StoreRefuses(StoreUnavailable):
+    """The job store answers but does not take this now; its operator's log says why."""
+
+
+class NotDurable(StoreUnavailable):
+    """The job store did not confirm that the order is safe; send it again with the same Idempotency-Key."""
+
+
 class ResultsUnavailable(Unavailable):
     """The result store does not answer."""
 
@@ -80,8 +92,16 @@ class JobNotFound(FarmError):
     """There is no such job."""
 
 
+class JobGone(FarmError):
+    """The job finished long ago and is no longer remembered."""
+
+
 class JobFinished(FarmError):
     """The job has already finished."""
+
+
+class JobNotFinished(FarmError):
+    """The job has not finished yet."""
 
 
 class ResultGone(FarmError):

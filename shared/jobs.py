@@ -42,7 +42,7 @@ LEASED = frozenset({R, S})
 FINAL = frozenset({OK, FAILED, CANCELED})
 OPEN = frozenset(RenderState) - FINAL
 
-# The one table of moves. Back to `queued` is a lost or returned lease; queued -> failed is a render
+# The one table of moves. Back to `queued` is a lost or returned lease, or a fault that may pass; queued -> failed is a render
 # that took down its last worker; queued -> succeeded is a stored result found before rendering.
 MOVES: dict[RenderState, frozenset[RenderState]] = {
     Q: frozenset({R, FAILED, CANCELED}),
@@ -71,13 +71,19 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class LoraRef(Record):
+class Passed(Record):
+    """A stored value that is handed on, and so keeps the fields that a newer version added."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class LoraRef(Passed):
     name: str
     sha256: str
     scale: float
 
 
-class RenderSpec(Record):
+class RenderSpec(Passed):
     """Everything that decides the pixels of one image, and nothing else.
 
     `model_digest` stands for the weights and everything in the model entry that moves pixels.
@@ -103,6 +109,12 @@ class RenderSpec(Record):
     def pool(self) -> str:
         return pool_name(self.model, self.model_digest)
 
+    @property
+    def unknown(self) -> frozenset[str]:
+        """Fields that only a newer version understands; they may decide pixels."""
+        parts: tuple[Passed, ...] = (self, *self.loras)
+        return frozenset(name for part in parts for name in part.model_extra or ())
+
 
 def pool_name(model: str, digest: str) -> str:
     """The workers that may serve one another's renders: same model, same pixels.
@@ -112,7 +124,7 @@ def pool_name(model: str, digest: str) -> str:
     return f"{model}.{digest[:12]}"
 
 
-class StoredResult(Record):
+class StoredResult(Passed):
     """A complete picture in the result store; `token` names the claim that made it."""
 
     fingerprint: str
@@ -127,7 +139,7 @@ class StoredResult(Record):
     stored_at: float  # unix seconds
 
 
-class Failure(Record):
+class Failure(Passed):
     code: str
     message: str
     retryable: bool = False
@@ -143,6 +155,7 @@ class Render(Record):
     state: RenderState
     attempt: int = 0
     losses: int = 0
+    retries: int = 0
     step: int = 0
     worker: str | None = None
     queued_at: float
@@ -150,7 +163,8 @@ class Render(Record):
     finished_at: float | None = None
     found: bool = False  # its picture was in the result store before anybody rendered it
     result: StoredResult | None = None
-    error: Failure | None = None
+    error: Failure | None = None  # the last one; the render may have gone on since
+    version: int = RECORD_VERSION
 
 
 Dropped = Literal["canceled", "expired"]
@@ -184,6 +198,7 @@ class Job(Record):
     cache: Literal["use", "bypass"] = "use"
     priority: Literal["high", "normal", "low"] = "normal"
     metadata: dict[str, str] = {}
+    retries: str | None = None  # the job that this one orders again
     created_at: float
     deadline_at: float | None = None
     cancel_requested_at: float | None = None

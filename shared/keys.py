@@ -1,10 +1,11 @@
 """The Redis key schema, on one screen. Nobody else spells a key; the Lua scripts get these names.
 
 farm:job:<job>        hash    record, renders, open, created_at, drop:<k>, cached:<k>, ...
-farm:render:<render>  hash    spec, state, attempt, token, tag, wanted, result, ...
+farm:render:<render>  hash    version, spec, state, attempt, token, tag, wanted, ...
 farm:waiters:<render> set     "<job>:<index>" that this render's end will advance
 farm:current:<fp>     string  the render that answers, or is making, this fingerprint
 farm:pending:<pool>   zset    render -> start tag (fair order; rank = queue position)
+farm:delayed:<pool>   zset    render -> when its pause after a fault is over, unix seconds
 farm:flows:<pool>     hash    "<owner>:<priority>" -> finish tag of its last render
 farm:vtime:<pool>     string  start tag of the render that was claimed last
 farm:rate:<pool>      string  measured / predicted device seconds, moving mean
@@ -12,6 +13,8 @@ farm:pools            set     every pool that ever had a render
 farm:leases           zset    render -> end of its lease, unix seconds
 farm:slot:<slot>      set     renders that this worker slot holds
 farm:token:<token>    string  the render that this claim got (an hour: a claim may be repeated)
+farm:poison           zset    render that took down its worker too often -> when it failed
+farm:condemned:<tok>  string  gc takes this picture away: nobody publishes it any more (a day)
 farm:deadlines        zset    job -> deadline, unix seconds
 farm:idem:<owner>:<h> string  "<job> <body hash>" of an Idempotency-Key (a day)
 farm:workers          hash    worker -> "<last seen> <ttl> <status JSON>"
@@ -27,6 +30,7 @@ KEYS = {
     "waiters": "farm:waiters:",
     "current": "farm:current:",
     "pending": "farm:pending:",
+    "delayed": "farm:delayed:",
     "flows": "farm:flows:",
     "vtime": "farm:vtime:",
     "rate": "farm:rate:",
@@ -34,6 +38,8 @@ KEYS = {
     "leases": "farm:leases",
     "slot": "farm:slot:",
     "token": "farm:token:",
+    "poison": "farm:poison",
+    "condemned": "farm:condemned:",
     "deadlines": "farm:deadlines",
     "idem": "farm:idem:",
     "workers": "farm:workers",

@@ -44,7 +44,15 @@ class WorkerMetrics:
         self.renders = Counter(
             "renderfarm_renders", "Renders ended by this worker", ["outcome"], registry=registry
         )
-        for outcome in ("succeeded", "found", "failed", "canceled", "lost", "given_back"):
+        for outcome in (
+            "succeeded",
+            "found",
+            "failed",
+            "canceled",
+            "retried",
+            "lost",
+            "given_back",
+        ):
             self.renders.labels(outcome)
         self.phase_seconds = Histogram(
             "renderfarm_render_phase_seconds", "Time per phase of a render", ["phase"],
@@ -79,11 +87,16 @@ class StoreCollector:
             return
         yield GaugeMetricFamily("renderfarm_store_up", "1 if the job store answers", value=1)
         pending = GaugeMetricFamily("renderfarm_renders_pending", "Queued renders", labels=["pool"])
+        delayed = GaugeMetricFamily(
+            "renderfarm_renders_delayed", "Renders in the pause before a retry", labels=["pool"]
+        )
         tickets = GaugeMetricFamily("renderfarm_tickets", "Tickets in the broker", labels=["pool"])
         for pool in stats.pools:
             pending.add_metric([pool.pool], pool.pending)
+            delayed.add_metric([pool.pool], pool.delayed)
             tickets.add_metric([pool.pool], pool.tickets)
         yield pending
+        yield delayed
         yield tickets
         yield GaugeMetricFamily(
             "renderfarm_leases", "Renders that a worker holds", value=stats.leases

@@ -27,7 +27,19 @@ class Settings(BaseModel):
     # where things are
     redis_url: SecretStr = knob(
         SecretStr("redis://127.0.0.1:6379/0"),
-        "Redis or Valkey, 6.2 or newer, with AOF and `noeviction`; `renderfarm up` starts its own unless this is set",
+        "Redis or Valkey, 6.2 or newer, with AOF and `noeviction`: `redis://`, with TLS `rediss://`, behind Sentinel "
+        "`redis+sentinel://host:port,host:port/service`; `renderfarm up` starts its own unless this is set",
+    )
+    redis_ca_file: Path | None = knob(
+        None, "The authority that signed the certificate of Redis; else the system's"
+    )
+    durability: Literal["auto", "always", "waitaof", "off"] = knob(
+        "auto",
+        "When an order may be answered 202: `always` wants a Redis that syncs every write, `waitaof` waits for its sync, "
+        "`off` trusts the server as it is; `auto` takes the first that the server can do, and warns of `off`",
+    )
+    durable_replicas: int = knob(
+        0, "Replicas of Redis that must have an order too before it is answered 202", ge=0
     )
     data_dir: Path = knob(
         Path("data"), "Folder of `renderfarm up`: Redis data, pictures, logs, the tiny model"
@@ -77,6 +89,16 @@ class Settings(BaseModel):
     max_queue: int = knob(100_000, "Most queued renders of one model", ge=1)
     max_body_mb: int = knob(48, "Largest request body, MiB", ge=1)
     job_retention_s: int = knob(604_800, "How long a finished job is remembered", ge=60)
+    result_retention_s: int = knob(
+        0,
+        "Age at which a stored picture goes that no remembered job refers to; 0: it stays for ever",
+        ge=0,
+    )
+    api_drain_s: float = knob(
+        5.0,
+        "After SIGTERM the API refuses new orders but answers polls and files for so long before it stops listening",
+        ge=0,
+    )
     metrics_token: SecretStr | None = knob(None, "If set, `/metrics` wants it as a Bearer token")
 
     # the workers
@@ -92,6 +114,11 @@ class Settings(BaseModel):
         1800.0, "A render that runs longer is hung: its lease is no longer renewed", gt=0
     )
     max_losses: int = knob(3, "A render that lost so many workers fails as `worker_lost`", ge=1)
+    max_retries: int = knob(
+        3,
+        "How often a render is tried again after a fault that may pass, such as full device memory or a storage that does not answer",
+        ge=0,
+    )
     drain_s: float = knob(
         60.0,
         "After SIGTERM a worker may finish its render for so long before it gives it back",
@@ -109,6 +136,14 @@ class Settings(BaseModel):
         "INFO", "Least severe line that is logged"
     )
     log_format: Literal["json", "text"] = knob("json", "`json` for machines, `text` for people")
+
+    @property
+    def redis_address(self) -> str:
+        """What both clients of Redis are made from: the URL, with the authority to trust in it."""
+        url = self.redis_url.get_secret_value()
+        if self.redis_ca_file is None:
+            return url
+        return f"{url}{'&' if '?' in url else '?'}ssl_ca_certs={self.redis_ca_file.absolute()}"
 
     @property
     def cache_dir(self) -> Path:

@@ -17,6 +17,7 @@ from kombu import Connection
 
 from shared.keys import queue_name
 from shared.settings import Settings
+from shared.store.address import broker
 
 TASK = "renderfarm.take"
 _ID, _POOL = "@ID@", "@POOL@"
@@ -45,15 +46,16 @@ class _Amqp(AMQP):
 
 
 def make_app(settings: Settings) -> Celery:
-    """A Celery app that speaks to the farm's broker; connects to nothing yet."""
-    app = Celery(
-        "renderfarm",
-        broker=settings.redis_url.get_secret_value(),
-        amqp=_Amqp,
-        set_as_current=False,
-    )
+    """A Celery app that speaks to the farm's broker; connects to nothing yet.
+
+    Raises SettingsError.
+    """
+    app = Celery("renderfarm", amqp=_Amqp, set_as_current=False)
+    address = broker(settings.redis_address)
     app.conf.update(
-        broker_transport_options=_TRANSPORT,
+        broker_url=address.url,
+        broker_use_ssl=address.tls,
+        broker_transport_options={**_TRANSPORT, **address.options},
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         task_serializer="json",

@@ -1,4 +1,4 @@
-"""What must happen now and then, whoever is alive: reap, expire, reconcile, audit.
+"""What must happen now and then, whoever is alive: reap, expire, reconcile, audit, gc.
 
 Celery's beat is the clock. The chores run inside it, not as messages: they repair what a broken
 broker leaves behind, so they must not travel through it; and while nobody runs them nothing piles
@@ -9,15 +9,21 @@ from __future__ import annotations
 
 import logging
 import signal
+import time
 from collections.abc import Callable
+from threading import Thread
 from typing import Any
 
 from celery import beat
+from celery.schedules import crontab
 
 from shared.errors import FarmError
+from shared.gc import find_waste, sweep
 from shared.logs import event, setup
+from shared.results import open_results
 from shared.settings import Settings
 from shared.store import open_store
+from shared.store.checks import report
 from shared.store.port import JobStore
 from shared.tickets import make_app
 
@@ -27,8 +33,10 @@ log = logging.getLogger("farm.chores")
 class Chores:
     """One method a chore; each logs what it changed."""
 
-    def __init__(self, store: JobStore) -> None:
+    def __init__(self, store: JobStore, gc: Callable[[], None] = lambda: None) -> None:
         self._store = store
+        self._gc = gc
+        self._collecting = Thread()
 
     def reap(self) -> None:
         moved = self._store.reap()
@@ -48,6 +56,20 @@ class Chores:
     def audit(self) -> None:
         for render in self._store.audit().requeued:
             event(log, "repaired", logging.WARNING, render=render)
+
+    def gc(self) -> None:
+        """In a thread, since a walk over a large storage must not hold up the reaper."""
+        if not self._collecting.is_alive():
+            self._collecting = Thread(target=run, args=("gc", self._gc), name="gc", daemon=True)
+            self._collecting.start()
+
+
+def collect(settings: Settings, store: JobStore) -> None:
+    """Delete stored pictures that nobody needs. Raises StoreUnavailable, ResultsUnavailable."""
+    results, retention_s = open_results(settings), settings.result_retention_s
+    found = find_waste(store, results, now=time.time(), retention_s=retention_s)
+    gone = [waste.kept.size_bytes for waste in sweep(store, results, found)]
+    event(log, "collected", pictures=len(gone), bytes=sum(gone))
 
 
 EVERY_S = {"reap": 1.0, "expire": 1.0, "reconcile": 1.0, "audit": 60.0}
@@ -82,7 +104,11 @@ def serve(settings: Settings) -> None:
     app.conf.beat_schedule = {
         name: {"task": name, "schedule": every_s} for name, every_s in EVERY_S.items()
     }
-    chores = Chores(open_store(settings, patience_s=5.0))
+    if settings.result_retention_s:  # by the clock on the wall: a farm may start anew each day
+        app.conf.beat_schedule["gc"] = {"task": "gc", "schedule": crontab(hour=3, minute=30)}
+    store = open_store(settings, patience_s=5.0)
+    report(store, log)
+    chores = Chores(store, lambda: collect(settings, store))
     service = beat.Service(app, max_interval=1, scheduler_cls=in_process(chores))
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: service.stop())

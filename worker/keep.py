@@ -18,6 +18,7 @@ from shared.metrics import WorkerMetrics
 from shared.results.port import ResultStore
 from shared.store.port import Claim, JobStore
 from worker.engines.port import Picture
+from worker.fail import fail
 from worker.leases import Lease
 
 log = logging.getLogger("farm.worker")
@@ -76,10 +77,9 @@ class Keep:
             # The lease ends with this: somebody will claim the render, and find what was stored.
             event(log, "not_closed", logging.WARNING, **claim.who, reason=str(error))
         except Exception:
-            event(log, "not_kept", logging.ERROR, **claim.who)
             log.exception("internal error while keeping a picture")
             failure = Failure(code="internal_error", message="the picture could not be kept")
-            self._store.close(claim.render_id, claim.token, failure)
+            fail(self._store, self._metrics, claim, failure, logging.ERROR)
         finally:
             lease.drop()
             self._room.release()
@@ -104,7 +104,9 @@ class Keep:
         try:
             self._put_patiently(result, png, info.details(), lease)
         except ResultsUnavailable as error:
-            self._fail(claim, error)
+            message = "the storage did not answer; the picture could not be kept"
+            failure = Failure(code="storage_unavailable", message=message, retryable=True)
+            fail(self._store, self._metrics, claim, failure, reason=str(error))
             return
         timings["store"] = time.perf_counter() - encoded
         self._close(claim, result, timings)
@@ -125,13 +127,6 @@ class Keep:
             if lease.lost.wait(pause_s):
                 raise ResultsUnavailable("the lease was lost while the storage did not answer")
             pause_s = min(pause_s * 2, 5.0)
-
-    def _fail(self, claim: Claim, error: ResultsUnavailable) -> None:
-        event(log, "failed", logging.WARNING, **claim.who, reason=str(error))
-        message = "the storage did not answer; the picture could not be kept"
-        failure = Failure(code="storage_unavailable", message=message, retryable=True)
-        self._store.close(claim.render_id, claim.token, failure)
-        self._metrics.renders.labels("failed").inc()
 
     def _close(self, claim: Claim, result: StoredResult, timings: dict[str, float]) -> None:
         device_s = sum(result.timings_s.get(p, 0.0) for p in ("text", "denoise", "decode"))

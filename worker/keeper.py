@@ -26,8 +26,9 @@ from typing import IO, Any
 
 from shared.errors import StoreUnavailable
 from shared.logs import event, setup
+from shared.store.address import connect
 from shared.store.port import JobStore
-from shared.store.redis_store import RedisJobStore, StoreConfig, connect
+from shared.store.redis_store import RedisJobStore, StoreConfig
 
 log = logging.getLogger("farm.keeper")
 Tell = Callable[[dict[str, Any]], None]

@@ -24,6 +24,7 @@ from shared.models import ModelEntry, load_catalog
 from shared.results import open_results
 from shared.settings import Settings, load_settings
 from shared.store import open_store
+from shared.store.checks import report
 from shared.store.port import Claim, JobStore, WorkerStatus
 from shared.store.redis_store import StoreConfig
 from shared.tickets import TASK, make_app, ticket_template
@@ -84,6 +85,7 @@ def _start_heart(
     moved = store.adopt(name)
     for render in (*moved.requeued, *moved.failed):
         event(log, "adopted", logging.WARNING, render=render, worker=name)
+    report(store, log)
     heart = Heart(store, status, settings.liveness_file)
     heart.start()
     return heart
@@ -110,7 +112,7 @@ def _work(
         start_http_server(settings.worker_metrics_port, "127.0.0.1", registry)
     leases = Leases(
         {
-            "redis_url": settings.redis_url.get_secret_value(),
+            "redis_url": settings.redis_address,
             "store": StoreConfig.of(settings, ticket_template()).as_dict(),
             "lease_s": settings.lease_s,
             "max_render_s": settings.max_render_s,

@@ -18,6 +18,7 @@ from shared.logs import event
 from shared.metrics import WorkerMetrics
 from shared.store.port import Claim, JobStore
 from worker.engines.port import Picture, Renderer
+from worker.fail import fail
 from worker.heart import Heart
 from worker.keep import Keep
 from worker.leases import Lease, Leases
@@ -114,15 +115,13 @@ class Bench:
             self._ended("lost", claim, logging.WARNING)
         except RenderFailed as error:
             failure = Failure(code=error.code, message=str(error), retryable=error.retryable)
-            self._store.close(claim.render_id, claim.token, failure)
-            self._ended("failed", claim, logging.WARNING, reason=str(error), code=error.code)
+            fail(self._store, self._metrics, claim, failure, reason=str(error))
         except FarmError:
             lease.drop()  # the job store is away: the lease ends, and another claim follows
             raise
         except Exception:
             failure = Failure(code="internal_error", message="internal error")
-            self._store.close(claim.render_id, claim.token, failure)
-            self._ended("failed", claim, logging.ERROR, code="internal_error")
+            fail(self._store, self._metrics, claim, failure, logging.ERROR)
             lease.drop()
             raise
         else:
@@ -143,12 +142,16 @@ class Bench:
 
         if _found(look, LOOK_FIRST_S):
             raise Found
+        if unknown := claim.spec.unknown:  # other pixels under this fingerprint would stay for ever
+            names = ", ".join(sorted(unknown))
+            message = f"this worker is older than the order and does not know: {names}"
+            raise RenderFailed("worker_too_old", message, retryable=True)
         return self._renderer.render(claim.spec, on_step)
 
     def _close_found(self, claim: Claim, look: Future[StoredResult | None] | None) -> None:
         result = look.result() if look else None
-        self._store.close(claim.render_id, claim.token, result, found=True)
-        self._ended("found", claim)
+        closed = self._store.close(claim.render_id, claim.token, result, found=True)
+        self._ended("found" if closed else "lost", claim)
 
     def _ended(self, outcome: str, claim: Claim, level: int = logging.INFO, **fields: Any) -> None:
         self._metrics.renders.labels(outcome).inc()

@@ -31,7 +31,7 @@ _FOR_EVER = {"Cache-Control": "private, max-age=31536000, immutable"}
         304: {"description": "Nothing changed"},
         **responses(
             "missing_api_key", "invalid_api_key", "url_expired", "job_not_found",
-            "image_not_found", "result_gone", "invalid_range", "store_unavailable",
+            "job_gone", "image_not_found", "result_gone", "invalid_range", "store_unavailable",
         ),
     },
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The native job API: order, look, cancel."""
+"""The native job API: order, look, cancel, retry."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from fastapi.responses import Response
 
 from api.answers import JobView
 from api.auth import Caller
-from api.door import admit
+from api.door import admit, again
 from api.errors import Problem, responses
 from api.farm import Farm, farm_of
-from api.reading import digest, json_body, parse
+from api.reading import digest, digest_retry, json_body, parse
 from api.routes import get
 from api.schemas import EXAMPLES, Limits, schema
 from api.views import shown
-from shared.store.port import Submitted
+from shared.store.port import Submission, Submitted
 
 router = APIRouter(tags=["jobs"])
 _IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,255}")
@@ -40,7 +40,8 @@ _BODY = {
             "invalid_json", "invalid_value", "missing_field", "unknown_field", "invalid_size",
             "conflicting_fields", "model_not_found", "unsupported_for_model",
             "invalid_idempotency_key", "missing_api_key", "invalid_api_key", "body_too_large",
-            "unsupported_media_type", "idempotency_key_reused", "queue_full", "store_unavailable",
+            "unsupported_media_type", "idempotency_key_reused", "draining", "queue_full",
+            "store_unavailable",
         ),
     },
 )  # fmt: skip
@@ -51,19 +52,13 @@ def submit(
     idempotency_key: Annotated[str | None, Header()] = None,
 ) -> Response:
     farm = farm_of(request)
+    farm.drain.refuse_orders()
     for name in request.query_params:  # a misread option must not cost a render
         raise Problem(400, "unknown_field", "POST /jobs takes no query parameters", name)
     order = parse(body, Limits(farm.catalog, farm.settings.max_n))
     entry = farm.catalog.find(order.model) if order.model else farm.catalog.default
     replay = None if idempotency_key is None else (_key(idempotency_key), digest(order))
-    submission = admit(order, entry, owner, now=time.time(), idempotency=replay)
-    submitted = farm.store.submit(submission)
-    _count(farm, submitted)
-    request.state.job_id = submitted.job.id
-    headers = {"Location": farm.links(request).job(submitted.job.id)}
-    if submitted.replayed:
-        headers["Idempotent-Replayed"] = "true"
-    return shown(request, farm, submitted.job, 200 if submitted.job.done else 202, headers)
+    return _taken(request, farm, admit(order, entry, owner, now=time.time(), idempotency=replay))
 
 
 @get(
@@ -73,7 +68,9 @@ def submit(
     responses={
         200: {"model": JobView},
         304: {"description": "Nothing changed"},
-        **responses("missing_api_key", "invalid_api_key", "job_not_found", "store_unavailable"),
+        **responses(
+            "missing_api_key", "invalid_api_key", "job_not_found", "job_gone", "store_unavailable"
+        ),
     },
 )
 def look(request: Request, owner: Caller, job_id: str) -> Response:
@@ -88,8 +85,8 @@ def look(request: Request, owner: Caller, job_id: str) -> Response:
     responses={
         200: {"model": JobView},
         **responses(
-            "missing_api_key", "invalid_api_key", "job_not_found", "job_already_finished",
-            "store_unavailable",
+            "missing_api_key", "invalid_api_key", "job_not_found", "job_gone",
+            "job_already_finished", "store_unavailable",
         ),
     },
 )  # fmt: skip
@@ -99,6 +96,43 @@ def cancel(request: Request, owner: Caller, job_id: str) -> Response:
     return shown(request, farm, farm.store.cancel(job_id), 200, {})
 
 
+@router.post(
+    "/jobs/{job_id}/retry",
+    status_code=202,
+    summary="Order again what did not succeed",
+    responses={
+        200: {"model": JobView, "description": "Done already, from the cache"},
+        202: {"model": JobView, "description": "A new job; `retries` names the old one"},
+        **responses(
+            "model_not_found", "invalid_idempotency_key", "missing_api_key", "invalid_api_key",
+            "job_not_found", "job_gone", "job_not_finished", "job_already_finished",
+            "idempotency_key_reused", "queue_full", "store_unavailable",
+        ),
+    },
+)  # fmt: skip
+def retry(
+    request: Request,
+    owner: Caller,
+    job_id: str,
+    idempotency_key: Annotated[str | None, Header()] = None,
+) -> Response:
+    farm = farm_of(request)
+    old = farm.find(request, job_id, owner)
+    replay = None if idempotency_key is None else (_key(idempotency_key), digest_retry(old.id))
+    entry = farm.catalog.find(old.input["model"])
+    return _taken(request, farm, again(old, entry, now=time.time(), idempotency=replay))
+
+
+def _taken(request: Request, farm: Farm, submission: Submission) -> Response:
+    submitted = farm.store.submit(submission)
+    count(farm, submitted)
+    request.state.job_id = submitted.job.id
+    headers = {"Location": farm.links(request).job(submitted.job.id)}
+    if submitted.replayed:
+        headers["Idempotent-Replayed"] = "true"
+    return shown(request, farm, submitted.job, 200 if submitted.job.done else 202, headers)
+
+
 def _key(given: str) -> str:
     if not _IDEMPOTENCY_KEY.fullmatch(given):
         detail = "Idempotency-Key must be 1 to 255 visible ASCII characters"
@@ -106,7 +140,7 @@ def _key(given: str) -> str:
     return given
 
 
-def _count(farm: Farm, submitted: Submitted) -> None:
+def count(farm: Farm, submitted: Submitted) -> None:
     if not submitted.replayed:
         farm.metrics.images.labels("hit").inc(submitted.hits)
         farm.metrics.images.labels("attached").inc(submitted.attached)

@@ -13,7 +13,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from api.auth import CallerKey
 from api.codes import table
 from api.errors import CHALLENGE, Problem, responses
-from api.farm import answers, farm_of
+from api.farm import Farm, answers, farm_of
 from api.routes import get
 from api.routes.models import ready_workers
 from shared.errors import StoreUnavailable
@@ -44,7 +44,11 @@ def readyz(
     ready = checks["redis"]
     if entry and ready:
         checks["model"] = ready = ready_workers(entry, farm.store.workers()) > 0
-    return JSONResponse({"ready": ready, "checks": checks}, 200 if ready else 503)
+    draining = farm.drain.begun
+    ready = ready and not draining
+    return JSONResponse(
+        {"ready": ready, "draining": draining, "checks": checks}, 200 if ready else 503
+    )
 
 
 @get(router, "/status", summary="How far each model has come")
@@ -52,13 +56,14 @@ def status(request: Request) -> dict[str, Any]:
     farm = farm_of(request)
     try:
         workers = farm.store.workers()
+        warnings = [fault.model_dump() for fault in farm.store_faults()]
     except StoreUnavailable:  # its own words may name hosts; the class's do not
         silent = str(StoreUnavailable())
-        return {"ready": False, "reason": silent, "version": farm.version, "models": []}
+        return _standing(farm, False, silent, [], [])
     shown = [_status(entry, workers) for entry in farm.catalog.entries.values()]
     ready = any(model["ready"] for model in shown)
     reason = None if ready else _reason(workers)
-    return {"ready": ready, "reason": reason, "version": farm.version, "models": shown}
+    return _standing(farm, ready, reason, warnings, shown)
 
 
 @get(
@@ -87,6 +92,22 @@ def _check_token(key: str | None, token: str) -> None:
     if not hmac.compare_digest((key or "").encode(), token.encode()):
         code = "invalid_api_key" if key else "missing_api_key"
         raise Problem(401, code, "send the metrics token as a Bearer token", headers=CHALLENGE)
+
+
+def _standing(
+    farm: Farm,
+    ready: bool,
+    reason: str | None,
+    warnings: list[dict[str, Any]],
+    models: list[dict[str, Any]],
+) -> dict[str, Any]:
+    return {
+        "ready": ready and not farm.drain.begun,
+        "reason": "this API process is leaving" if farm.drain.begun else reason,
+        "warnings": warnings,
+        "version": farm.version,
+        "models": models,
+    }
 
 
 def _status(entry: ModelEntry, workers: Sequence[WorkerStatus]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 from shared.errors import ResultGone, ResultsUnavailable
 from shared.jobs import StoredResult
 from shared.results import names
+from shared.results.port import Kept
 
 ABANDONED_S = 3600  # a file set aside for so long belongs to a process that died
 
@@ -59,13 +60,17 @@ class LocalResults:
         next(pieces)  # opens the file: ResultGone comes from this call, not from the first piece
         return pieces
 
-    def delete(self, result: StoredResult) -> None:
+    def delete(self, result: StoredResult | Kept) -> None:
         with self._explained():
             record = self._folder / names.record(result.fingerprint, result.token)
             record.unlink(missing_ok=True)
             (self._folder / names.picture(result.fingerprint, result.token)).unlink(missing_ok=True)
             with suppress(OSError):  # other results lie there, or somebody else was faster
                 record.parent.rmdir()
+
+    def walk(self) -> Iterator[Kept]:
+        with self._explained():
+            yield from names.gather(self._objects())
 
     def check(self) -> None:
         """Make the folder, write a file and take it away; sweep what dead processes left."""
@@ -115,6 +120,14 @@ class LocalResults:
             while left > 0 and (piece := os.pread(fd, min(names.PIECE_BYTES, left), start)):
                 yield piece
                 start, left = start + len(piece), left - len(piece)
+
+    def _objects(self) -> Iterator[tuple[str, int, float]]:
+        for folder in _listed(self._folder / "renders"):
+            with suppress(NotADirectoryError):  # a stranger's file
+                for name in _listed(self._folder / "renders" / folder):
+                    with suppress(FileNotFoundError):  # deleted since it was listed
+                        seen = (self._folder / "renders" / folder / name).stat()
+                        yield f"renders/{folder}/{name}", seen.st_size, seen.st_mtime
 
     def _sweep(self) -> None:
         for path in self._aside.iterdir():

@@ -11,9 +11,21 @@ beside the published picture and never over it.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from shared.jobs import StoredResult
+
+
+@dataclass(slots=True, frozen=True)
+class Kept:
+    """What lies under one token: a whole result, or what an upload left half way."""
+
+    fingerprint: str
+    token: str
+    complete: bool  # the picture and its record are there; neither was read
+    size_bytes: int  # of both
+    changed_at: float  # unix seconds by the storage's clock
 
 
 class ResultStore(Protocol):
@@ -34,8 +46,14 @@ class ResultStore(Protocol):
     def read(self, result: StoredResult, start: int = 0, end: int | None = None) -> Iterator[bytes]:
         """The picture's bytes [start, end) in pieces. Raises ResultGone, before the first piece."""
 
-    def delete(self, result: StoredResult) -> None:
+    def delete(self, result: StoredResult | Kept) -> None:
         """Take the record away, then the picture; nothing happens if they are gone already."""
+
+    def walk(self) -> Iterator[Kept]:
+        """Everything stored, fingerprint by fingerprint, each one's tokens oldest first.
+
+        What comes or goes meanwhile may be missed. O(objects), in pages.
+        """
 
     def check(self) -> None:
         """Return if the storage can be read and written now."""

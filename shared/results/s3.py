@@ -19,9 +19,11 @@ from shared.errors import ResultGone, ResultsUnavailable, SettingsError
 from shared.jobs import StoredResult
 from shared.logs import redact
 from shared.results import names
+from shared.results.port import Kept
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import ObjectTypeDef
 
 _GONE = frozenset({"NoSuchKey", "InvalidRange"})  # a shorter object is not our picture either
 _REFUSED = frozenset(
@@ -97,11 +99,19 @@ class S3Results:
         next(pieces)  # sends the request: ResultGone comes from this call, not the first piece
         return pieces
 
-    def delete(self, result: StoredResult) -> None:
+    def delete(self, result: StoredResult | Kept) -> None:
         with self._explained():
             for name in (names.record, names.picture):
                 key = self._prefix + name(result.fingerprint, result.token)
                 self._s3.delete_object(Bucket=self._bucket, Key=key)
+
+    def walk(self) -> Iterator[Kept]:
+        start = len(self._prefix)
+        with self._explained():
+            yield from names.gather(
+                (each["Key"][start:], each["Size"], each["LastModified"].timestamp())
+                for each in self._pages(self._prefix + "renders/")
+            )
 
     def check(self) -> None:
         """Put, list, get and delete a small object: each right that a farm needs."""
@@ -117,11 +127,13 @@ class S3Results:
     def _listed(self, start: str) -> dict[str, int]:
         """Sizes of the objects whose name starts so, under the rest of their name."""
         prefix = self._prefix + start
+        return {each["Key"].removeprefix(prefix): each["Size"] for each in self._pages(prefix)}
+
+    def _pages(self, prefix: str) -> Iterator[ObjectTypeDef]:
         pages = self._s3.get_paginator("list_objects_v2").paginate(
             Bucket=self._bucket, Prefix=prefix
         )
-        found = (each for page in pages for each in page.get("Contents", ()))
-        return {each["Key"].removeprefix(prefix): each["Size"] for each in found}
+        return (each for page in pages for each in page.get("Contents", ()))
 
     def _record(self, fingerprint: str, token: str) -> bytes:
         key = self._prefix + names.record(fingerprint, token)

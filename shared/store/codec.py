@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from shared.jobs import (
+    RECORD_VERSION,
     Dropped,
     Failure,
     Job,
@@ -15,9 +16,9 @@ from shared.jobs import (
     RenderState,
     StoredResult,
 )
-from shared.store.port import Claim, Moved, Submission, WorkerStatus
+from shared.store.port import Claim, Delayed, Moved, Poison, Submission, WorkerStatus
 
-_RECORD = {"id", "owner", "input", "cache", "priority", "metadata", "version"}
+_RECORD = {"id", "owner", "input", "cache", "priority", "metadata", "retries", "version"}
 _NOTHING = Render(
     id="",
     fingerprint="",
@@ -42,6 +43,7 @@ def encode_submission(submission: Submission, weight: float, max_queue: int) -> 
         "weight": weight,
         "max_queue": max_queue,
         "bypass": job.cache == "bypass",
+        "version": RECORD_VERSION,
         "record": job.model_dump_json(include=_RECORD),
         "images": [
             {
@@ -69,6 +71,13 @@ def encode_outcome(outcome: StoredResult | Failure | None) -> tuple[str, str, st
     if isinstance(outcome, Failure):
         return "failed", "error", outcome.model_dump_json()
     return "canceled", "", ""
+
+
+def decode_closed(answer: list[Any]) -> bool | Delayed:
+    """From {'lost'}, {'closed'} or {'retrying', number, seconds}."""
+    if answer[0] == "retrying":
+        return Delayed(answer[1], float(answer[2]))
+    return bool(answer[0] == "closed")
 
 
 def decode_job(seen: list[Any]) -> Job:
@@ -139,6 +148,23 @@ def decode_moved(flat: list[str]) -> Moved:
     return Moved(
         requeued=tuple(render for render, state in moved.items() if state == "queued"),
         failed=tuple(render for render, state in moved.items() if state == "failed"),
+    )
+
+
+def decode_poison(entry: list[Any]) -> Poison:
+    """From {render, render hash, owners}."""
+    render_id, flat, owners = entry
+    fields = _pairs(flat)
+    return Poison(
+        render_id=render_id,
+        fingerprint=fields["fingerprint"],
+        spec=RenderSpec.model_validate_json(fields["spec"]),
+        jobs=tuple(fields["jobs"].split()),
+        owners=tuple(sorted(set(owners))),
+        attempts=int(fields["attempt"]),
+        losses=int(fields["losses"]),
+        failed_at=float(fields["finished_at"]),
+        error=Failure.model_validate_json(fields["error"]),
     )
 
 

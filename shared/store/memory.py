@@ -6,6 +6,7 @@ For unit tests and for reading; it forgets everything when the process ends.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from threading import RLock
@@ -14,6 +15,7 @@ from shared.errors import IdempotencyConflict, JobFinished, JobNotFound, QueueFu
 from shared.jobs import (
     FINAL,
     LEASED,
+    OPEN,
     Dropped,
     Failure,
     Job,
@@ -26,11 +28,14 @@ from shared.jobs import (
 from shared.store.port import (
     WEIGHTS,
     Claim,
+    Delayed,
     Hold,
     Moved,
     Order,
+    Poison,
     PoolStats,
     Stats,
+    StoreFault,
     Submission,
     Submitted,
     WorkerStatus,
@@ -50,6 +55,7 @@ class _Entry:
     token: str | None = None
     slot: str | None = None
     lease_until: float = 0.0
+    due_at: float = 0.0  # end of the pause after a fault
     wanted: int = 0
     waiters: set[tuple[str, int]] = field(default_factory=set)
 
@@ -75,10 +81,14 @@ class MemoryJobStore:
         clock: Callable[[], float] = time.time,
         *,
         max_losses: int = 3,
+        max_retries: int = 3,
+        retry_pause_s: float = 1.0,
         max_queue: int = 100_000,
     ) -> None:
         self._now = clock
         self._max_losses = max_losses
+        self._max_retries = max_retries
+        self._retry_pause_s = retry_pause_s
         self._max_queue = max_queue
         self._lock = RLock()
         self._jobs: dict[str, _JobEntry] = {}
@@ -90,6 +100,8 @@ class MemoryJobStore:
         self._idempotency: dict[tuple[str, str], tuple[str, str]] = {}
         self._tokens: dict[str, str] = {}
         self._workers: dict[str, tuple[WorkerStatus, float]] = {}
+        self._poison: dict[str, tuple[str, ...]] = {}
+        self._condemned: set[str] = set()
         self._secrets: dict[str, str] = {}
         self._totals: dict[str, int] = {}
 
@@ -280,19 +292,29 @@ class MemoryJobStore:
         *,
         found: bool = False,
         device_s: float = 0.0,
-    ) -> bool:
+    ) -> bool | Delayed:
         with self._lock:
             entry = self._renders.get(render_id)
             if entry is None or entry.token != token:
                 return False
+            if entry.render.state is RenderState.queued:
+                return self._retry(entry)
             if entry.render.state not in LEASED:
                 return True
             if outcome is None and entry.wanted:
                 self._give_back(entry, lost=False)
             elif outcome is None:
                 self._end(entry, RenderState.canceled)
+            elif isinstance(outcome, Failure) and self._may_retry(entry, outcome):
+                if entry.wanted:
+                    return self._delay(entry, outcome)
+                self._end(entry, RenderState.canceled)
             elif isinstance(outcome, Failure):
                 self._end(entry, RenderState.failed, error=outcome)
+            elif outcome.token in self._condemned:
+                entry.fresh = True
+                self._give_back(entry, lost=False)
+                return False
             else:
                 self._end(entry, RenderState.succeeded, result=outcome, found=found)
                 self._current.setdefault(entry.render.fingerprint, entry.render.id)
@@ -300,6 +322,22 @@ class MemoryJobStore:
                 if found:
                     self._count("found")
             return True
+
+    def _may_retry(self, entry: _Entry, failure: Failure) -> bool:
+        return failure.retryable and entry.render.retries < self._max_retries
+
+    def _delay(self, entry: _Entry, failure: Failure) -> Delayed:
+        retries = entry.render.retries + 1
+        self._count("retried")
+        spread = self._totals["retried"] * 0.6180339887498949 % 1
+        pause_s = min(self._retry_pause_s * 4 ** (retries - 1), 60.0) * (1 + spread) / 2
+        entry.due_at = self._now() + pause_s
+        self._put_down(entry)
+        entry.set(retries=retries, error=failure)
+        return self._retry(entry)
+
+    def _retry(self, entry: _Entry) -> Delayed:
+        return Delayed(entry.render.retries, max(entry.due_at - self._now(), 0.0))
 
     def _learn(self, entry: _Entry, device_s: float) -> None:
         if device_s > 0 and entry.cost > 0:
@@ -356,6 +394,45 @@ class MemoryJobStore:
     def audit(self) -> Moved:
         return Moved()  # nothing here can be damaged
 
+    # ------------------------------------------------------------------- the operator's side
+
+    def poison(self) -> list[Poison]:
+        with self._lock:
+            return [
+                self._poisoned(self._renders[r].render, jobs) for r, jobs in self._poison.items()
+            ]
+
+    def _poisoned(self, render: Render, jobs: tuple[str, ...]) -> Poison:
+        return Poison(
+            render_id=render.id,
+            fingerprint=render.fingerprint,
+            spec=render.spec,
+            jobs=jobs,
+            owners=tuple(sorted({self._jobs[job].job.owner for job in jobs})),
+            attempts=render.attempt,
+            losses=render.losses,
+            failed_at=render.finished_at or 0.0,
+            error=render.error or Failure(code="worker_lost", message=""),
+        )
+
+    def drop_poison(self, render_id: str) -> bool:
+        with self._lock:
+            return self._poison.pop(render_id, None) is not None
+
+    def condemn(self, fingerprint: str, token: str) -> bool:
+        with self._lock:
+            entry = self._renders.get(self._current.get(fingerprint, ""))
+            result = entry and entry.render.result
+            if entry and (entry.render.state in OPEN or (result and result.token == token)):
+                return False
+            self._condemned.add(token)
+            return True
+
+    def results_in_use(self) -> set[str]:
+        with self._lock:
+            results = (entry.render.result for entry in self._renders.values())
+            return {result.token for result in results if result}
+
     # ----------------------------------------------------------------------------- everybody's
 
     def workers(self) -> list[WorkerStatus]:
@@ -371,16 +448,27 @@ class MemoryJobStore:
             pools: dict[str, int] = {entry.render.pool: 0 for entry in self._renders.values()}
             for render in self._pending():
                 pools[self._renders[render].render.pool] += 1
-            sizes = (
-                PoolStats(pool=pool, pending=n, tickets=0, rate=self._rates.get(pool))
-                for pool, n in sorted(pools.items())
+            queued = Counter(
+                e.render.pool
+                for e in self._renders.values()
+                if e.render.state is RenderState.queued
             )
+            sizes = (
+                PoolStats(
+                    pool=pool, pending=n, delayed=queued[pool] - n, tickets=0,
+                    rate=self._rates.get(pool),
+                )
+                for pool, n in sorted(pools.items())
+            )  # fmt: skip
             leases = sum(entry.render.state in LEASED for entry in self._renders.values())
             return Stats(pools=tuple(sizes), leases=leases, totals=dict(self._totals))
 
     def secret(self, name: str, proposal: str) -> str:
         with self._lock:
             return self._secrets.setdefault(name, proposal)
+
+    def faults(self) -> tuple[StoreFault, ...]:
+        return ()  # it is for tests, and says at its head that it forgets
 
     def ping(self) -> None:
         return
@@ -395,8 +483,11 @@ class MemoryJobStore:
 
     def _pending(self) -> list[str]:
         """Queued renders in fair order."""
-        queued = (e for e in self._renders.values() if e.render.state is RenderState.queued)
-        return [entry.render.id for entry in sorted(queued, key=lambda e: (e.tag, e.render.id))]
+        waiting = filter(self._waits, self._renders.values())
+        return [entry.render.id for entry in sorted(waiting, key=lambda e: (e.tag, e.render.id))]
+
+    def _waits(self, entry: _Entry) -> bool:
+        return entry.render.state is RenderState.queued and entry.due_at <= self._now()
 
     def _holds(self, entry: _Entry, token: str) -> bool:
         return entry.token == token and entry.render.state in LEASED
@@ -428,12 +519,17 @@ class MemoryJobStore:
             losses = entry.render.losses + 1
             entry.set(losses=losses)
             if losses >= self._max_losses:
+                self._poison[entry.render.id] = tuple(sorted({job for job, _ in entry.waiters}))
                 message = f"the render took down its worker {losses} times"
                 return self._end(
                     entry, RenderState.failed, error=Failure(code="worker_lost", message=message)
                 )
-        entry.token = entry.slot = None
-        return entry.set(RenderState.queued, step=0, worker=None, started_at=None)
+        entry.token = None
+        return self._put_down(entry)
+
+    def _put_down(self, entry: _Entry) -> None:
+        entry.slot = None
+        entry.set(RenderState.queued, step=0, worker=None, started_at=None)
 
     def _lose(self, which: Callable[[_Entry], bool]) -> Moved:
         held = [e for e in self._renders.values() if e.render.state in LEASED and which(e)]

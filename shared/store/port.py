@@ -83,6 +83,29 @@ class Moved:
     expired: tuple[str, ...] = ()
 
 
+@dataclass(slots=True, frozen=True)
+class Poison:
+    """A render that took down its worker too often; `jobs` are those that failed with it."""
+
+    render_id: str
+    fingerprint: str
+    spec: RenderSpec
+    jobs: tuple[str, ...]
+    owners: tuple[str, ...]
+    attempts: int
+    losses: int
+    failed_at: float  # unix seconds
+    error: Failure
+
+
+@dataclass(slots=True, frozen=True)
+class Delayed:
+    """A fault that may pass: the render waits `pause_s` seconds, then takes its old place."""
+
+    number: int  # 1 = the first
+    pause_s: float
+
+
 class LoadingStep(Record):
     name: str
     status: Literal["waiting", "running", "done", "skipped", "failed"]
@@ -108,6 +131,7 @@ class WorkerStatus(Record):
 class PoolStats(Record):
     pool: str
     pending: int
+    delayed: int = 0  # in the pause after a fault, so not pending
     tickets: int
     rate: float | None = None  # measured / predicted device seconds; None: nothing measured yet
 
@@ -120,12 +144,25 @@ class Stats(Record):
     totals: dict[str, int] = {}
 
 
+class StoreFault(Record):
+    """Why the store may lose, or not take, what it was given; `advice` is for its operator."""
+
+    code: Literal[
+        "cluster", "too_old", "replica", "no_aof", "write_failed", "evicts", "nearly_full",
+        "no_promise",
+    ]  # fmt: skip
+    reason: str
+    advice: str
+
+
 class JobStore(Protocol):
     # the API's side
     def submit(self, submission: Submission) -> Submitted:
         """Take the whole job in one step: replay, cache, single-flight, pending, tickets, record.
 
-        Raises QueueFull, IdempotencyConflict. O(n log queued).
+        When it returns the job is as safe as the store was told to make it. Raises QueueFull,
+        IdempotencyConflict, and NotDurable: it may have been taken, but nobody promises that it
+        stays; the same order with the same idempotency key is safe. O(n log queued).
         """
 
     def get(self, job_id: str) -> Job:
@@ -162,10 +199,12 @@ class JobStore(Protocol):
         *,
         found: bool = False,
         device_s: float = 0.0,
-    ) -> bool:
+    ) -> bool | Delayed:
         """End the render: a result, a failure, or None for canceled. False: the lease is lost.
 
-        `found`: the result was stored before. `device_s` corrects later cost predictions.
+        The answer is Delayed to a retryable failure while the render's budget lasts; one that nobody
+        wants any more is canceled. `found`: the result was stored before. `device_s` corrects later
+        cost predictions.
         """
 
     def release(self, render_id: str, token: str, *, lost: bool) -> bool:
@@ -191,10 +230,27 @@ class JobStore(Protocol):
         """Drop images of jobs past their deadline that have not started."""
 
     def reconcile(self) -> int:
-        """Top up tickets so that free workers find one; how many were added."""
+        """Bring back renders whose pause is over, and top up tickets; how many were added."""
 
     def audit(self) -> Moved:
         """Repair what only a damaged log of the store produces; O(renders)."""
+
+    # the operator's side
+    def poison(self) -> list[Poison]:
+        """Renders that failed as `worker_lost`, oldest first, while their records last."""
+
+    def drop_poison(self, render_id: str) -> bool:
+        """Take a render off that list; False: it is not on it."""
+
+    def condemn(self, fingerprint: str, token: str) -> bool:
+        """Nobody may publish this stored picture any more: it is about to be deleted.
+
+        False: an order is, or may soon be, answered with it. True says nothing of jobs that have it
+        already: ask `results_in_use` afterwards.
+        """
+
+    def results_in_use(self) -> set[str]:
+        """Tokens of all pictures that a remembered render refers to; O(renders)."""
 
     # everybody's
     def workers(self) -> list[WorkerStatus]: ...
@@ -203,5 +259,8 @@ class JobStore(Protocol):
 
     def secret(self, name: str, proposal: str) -> str:
         """The farm's secret of this name: `proposal` if there is none yet."""
+
+    def faults(self) -> tuple[StoreFault, ...]:
+        """What makes this store lose acknowledged jobs, the worst first; empty when all is well."""
 
     def ping(self) -> None: ...

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import wraps
 from importlib import resources
@@ -12,29 +12,36 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 import redis
 from redis.commands.core import Script
 
-from shared.errors import IdempotencyConflict, JobFinished, JobNotFound, QueueFull, StoreUnavailable
+from shared.errors import IdempotencyConflict, JobFinished, JobNotFound, QueueFull
 from shared.jobs import Failure, Job, StoredResult
 from shared.keys import KEYS, queue_name
 from shared.settings import Settings
 from shared.store import codec
-from shared.store.patience import Patience
+from shared.store.address import connect as connect
+from shared.store.checks import faults_of
+from shared.store.durable import Durable, Wanted
+from shared.store.faults import fault_of
 from shared.store.port import (
     WEIGHTS,
     Claim,
+    Delayed,
     Hold,
     Moved,
+    Poison,
     PoolStats,
     Stats,
+    StoreFault,
     Submission,
     Submitted,
     WorkerStatus,
 )
+from shared.store.server import look
 
 TICKETS_MAX = 16  # each claim tops up for the next, so a few invite any number of workers
 IDEMPOTENCY_S = 86_400
 FORGET_WORKER_S = 3_600
+CONDEMNED_S = 86_400
 BATCH = 200
-ANSWER_S = 2.0  # a connection that is silent for so long is given up: it may be half open
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -47,29 +54,26 @@ class StoreConfig:
     ticket: str
     retention_s: int = 604_800
     max_losses: int = 3
+    max_retries: int = 3
+    retry_pause_s: float = 1.0  # before the first retry; each further one waits 4 times as long
     max_queue: int = 100_000
+    durability: Wanted = "off"
+    durable_replicas: int = 0
 
     @staticmethod
     def of(settings: Settings, ticket: str) -> StoreConfig:
         return StoreConfig(
-            ticket, settings.job_retention_s, settings.max_losses, settings.max_queue
+            ticket,
+            retention_s=settings.job_retention_s,
+            max_losses=settings.max_losses,
+            max_retries=settings.max_retries,
+            max_queue=settings.max_queue,
+            durability=settings.durability,
+            durable_replicas=settings.durable_replicas,
         )
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
-
-
-def connect(url: str, *, patience_s: float) -> redis.Redis:
-    """A client that tries each call again for about `patience_s`: all our scripts may be repeated."""
-    return redis.Redis.from_url(
-        url,
-        decode_responses=True,
-        socket_timeout=ANSWER_S,
-        socket_connect_timeout=2.0,
-        socket_keepalive=True,
-        health_check_interval=15,
-        retry=Patience(patience_s),
-    )
 
 
 def _translated(
@@ -80,7 +84,7 @@ def _translated(
         try:
             return method(self, *args, **kwargs)
         except redis.RedisError as error:
-            raise StoreUnavailable(f"the job store does not answer: {error}") from error
+            raise fault_of(error) from error
 
     return cast("Callable[Concatenate[RedisJobStore, P], T]", call)
 
@@ -92,6 +96,7 @@ class RedisJobStore:
         self._redis = client
         self._config = config
         self._scripts = {name: self._script(name) for name in SCRIPTS}
+        self._durable = Durable(client, config.durability, config.durable_replicas)
 
     def _script(self, name: str) -> Script:
         return self._redis.register_script(prelude(self._config) + _lua("lib") + _lua(name))
@@ -103,7 +108,7 @@ class RedisJobStore:
     def submit(self, submission: Submission) -> Submitted:
         job = submission.job
         fields = codec.encode_submission(submission, WEIGHTS[job.priority], self._config.max_queue)
-        answer = self._run("submit", json.dumps(fields))
+        answer = self._durable.run(self._scripts["submit"], json.dumps(fields))
         if answer[0] == "full":
             raise QueueFull
         if answer[0] == "conflict":
@@ -156,9 +161,11 @@ class RedisJobStore:
         *,
         found: bool = False,
         device_s: float = 0.0,
-    ) -> bool:
+    ) -> bool | Delayed:
         state, field, value = codec.encode_outcome(outcome)
-        return bool(self._run("close", render_id, token, state, field, value, int(found), device_s))
+        retryable = isinstance(outcome, Failure) and outcome.retryable
+        what = (state, field, value, int(found), device_s, int(retryable))
+        return codec.decode_closed(self._run("close", render_id, token, *what))
 
     @_translated
     def release(self, render_id: str, token: str, *, lost: bool) -> bool:
@@ -191,15 +198,42 @@ class RedisJobStore:
     @_translated
     def audit(self) -> Moved:
         repaired: list[str] = []
+        for batch in self._renders():
+            repaired += self._run("audit", *batch)
+        return Moved(requeued=tuple(repaired))
+
+    @_translated
+    def poison(self) -> list[Poison]:
+        return [codec.decode_poison(entry) for entry in self._run("poison")]
+
+    @_translated
+    def drop_poison(self, render_id: str) -> bool:
+        return bool(self._redis.zrem(KEYS["poison"], render_id))
+
+    @_translated
+    def condemn(self, fingerprint: str, token: str) -> bool:
+        return bool(self._run("condemn", fingerprint, token, CONDEMNED_S))
+
+    @_translated
+    def results_in_use(self) -> set[str]:
+        tokens: set[str] = set()
+        for batch in self._renders():
+            pipe = self._redis.pipeline(transaction=False)
+            for render in batch:
+                pipe.hget(KEYS["render"] + render, "result")
+            tokens.update(json.loads(result)["token"] for result in pipe.execute() if result)
+        return tokens
+
+    def _renders(self) -> Iterator[list[str]]:
+        """The ids of all renders, in batches; one that is there all the time is never missed."""
         batch: list[str] = []
         for key in self._redis.scan_iter(KEYS["render"] + "*", count=BATCH):
             batch.append(str(key).removeprefix(KEYS["render"]))
             if len(batch) == BATCH:
-                repaired += self._run("audit", *batch)
-                batch.clear()
+                yield batch
+                batch = []
         if batch:
-            repaired += self._run("audit", *batch)
-        return Moved(requeued=tuple(repaired))
+            yield batch
 
     @_translated
     def workers(self) -> list[WorkerStatus]:
@@ -215,12 +249,16 @@ class RedisJobStore:
         pipe.hgetall(KEYS["totals"])
         for pool in pools:
             pipe.zcard(KEYS["pending"] + pool)
+            pipe.zcard(KEYS["delayed"] + pool)
             pipe.llen(queue_name(pool))
             pipe.get(KEYS["rate"] + pool)
         leases, totals, *sizes = pipe.execute()
-        rows = zip(pools, sizes[::3], sizes[1::3], sizes[2::3], strict=True)
+        rows = zip(pools, sizes[::4], sizes[1::4], sizes[2::4], sizes[3::4], strict=True)
         return Stats(
-            pools=tuple(PoolStats(pool=p, pending=n, tickets=t, rate=r) for p, n, t, r in rows),
+            pools=tuple(
+                PoolStats(pool=pool, pending=pending, delayed=delayed, tickets=tickets, rate=rate)
+                for pool, pending, delayed, tickets, rate in rows
+            ),
             leases=leases,
             totals={outcome: int(count) for outcome, count in totals.items()},
         )
@@ -230,6 +268,10 @@ class RedisJobStore:
         key = KEYS["secret"] + name
         self._redis.set(key, proposal, nx=True)
         return str(self._redis.get(key))
+
+    @_translated
+    def faults(self) -> tuple[StoreFault, ...]:
+        return faults_of(look(self._redis), self._config.durability)
 
     @_translated
     def ping(self) -> None:
@@ -243,6 +285,7 @@ def _by_name(status: WorkerStatus) -> str:
 SCRIPTS = (
     "submit", "get", "cancel", "forget", "claim", "renew", "storing", "close", "release",
     "adopt", "reap", "expire", "reconcile", "audit", "heartbeat",
+    "poison", "condemn",
 )  # fmt: skip
 
 
@@ -256,5 +299,6 @@ def prelude(config: StoreConfig) -> str:
     return (
         f"local K = {{ {names} }}; local TICKET = [==[{config.ticket}]==]; "
         f"local TICKETS_MAX, MAX_LOSSES = {TICKETS_MAX}, {config.max_losses}; "
+        f"local MAX_RETRIES, RETRY_PAUSE_S = {config.max_retries}, {config.retry_pause_s}; "
         f"local RETENTION_S, IDEMPOTENCY_S = {config.retention_s}, {IDEMPOTENCY_S}\n"
     )

@@ -49,8 +49,11 @@ class Books:
             keys = client.scan_iter(prefix + "*", count=500)
             return {k.removeprefix(prefix): cast(Hash, client.hgetall(k)) for k in keys}
 
-        left = {key: int(client.zcard(key)) for key in (KEYS["leases"], KEYS["deadlines"])}
-        left |= {key: int(client.zcard(key)) for key in client.scan_iter(KEYS["pending"] + "*")}
+        left = {
+            KEYS[name]: int(client.zcard(KEYS[name])) for name in ("leases", "deadlines", "poison")
+        }
+        for prefix in (KEYS["pending"], KEYS["delayed"]):
+            left |= {key: int(client.zcard(key)) for key in client.scan_iter(prefix + "*")}
         for prefix in (KEYS["slot"], KEYS["waiters"]):
             left |= {key: int(client.scard(key)) for key in client.scan_iter(prefix + "*")}
         totals = {k: int(v) for k, v in client.hgetall(KEYS["totals"]).items()}

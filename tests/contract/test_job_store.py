@@ -10,24 +10,34 @@ import pytest
 
 from shared.errors import IdempotencyConflict, JobFinished, JobNotFound, QueueFull
 from shared.jobs import Failure, JobStatus, RenderState
+from shared.store.address import connect
 from shared.store.memory import MemoryJobStore
-from shared.store.port import Claim, JobStore, LoadingStep, WorkerStatus
-from shared.store.redis_store import RedisJobStore, StoreConfig, connect
+from shared.store.port import Claim, Delayed, JobStore, LoadingStep, WorkerStatus
+from shared.store.redis_store import RedisJobStore, StoreConfig
 from shared.tickets import ticket_template
 from tests.orders import POOL, stored, submission
 from tests.waiting import wait_until
 
 MAX_LOSSES, MAX_QUEUE = 3, 50
+MAX_RETRIES, RETRY_PAUSE_S = 2, 0.4
+PASSING = Failure(code="out_of_memory", message="the device is full", retryable=True)
+FINAL = Failure(code="render_error", message="no")
 LEASE_S = 30.0
 
 
 @pytest.fixture(params=["memory", "valkey", "redis"])
 def store(request: pytest.FixtureRequest) -> Iterator[JobStore]:
     if request.param == "memory":
-        yield MemoryJobStore(max_losses=MAX_LOSSES, max_queue=MAX_QUEUE)
+        yield MemoryJobStore(
+            max_losses=MAX_LOSSES, max_queue=MAX_QUEUE,
+            max_retries=MAX_RETRIES, retry_pause_s=RETRY_PAUSE_S,
+        )  # fmt: skip
         return
     client = connect(request.getfixturevalue("redis_of")(request.param), patience_s=2)
-    config = StoreConfig(ticket_template(), max_losses=MAX_LOSSES, max_queue=MAX_QUEUE)
+    config = StoreConfig(
+        ticket_template(), max_losses=MAX_LOSSES, max_queue=MAX_QUEUE,
+        max_retries=MAX_RETRIES, retry_pause_s=RETRY_PAUSE_S,
+    )  # fmt: skip
     yield RedisJobStore(client, config)
     client.close()
 
@@ -398,6 +408,257 @@ def test_many_claims_at_once_never_share_a_render(store: JobStore) -> None:
         thread.join()
 
     assert len(taken) == len(set(taken)) == 40
+
+
+# ------------------------------------------------------------------------------------ retries
+
+
+def claim_later(store: JobStore, token: str) -> Claim:
+    """The next claim that gets a render, as soon as its pause is over."""
+    taken: list[Claim] = []
+
+    def take() -> bool:
+        one = store.claim(POOL, f"{token}.{time.monotonic()}", "slot", "worker", LEASE_S)
+        taken.extend([one] if one else [])
+        return bool(taken)
+
+    wait_until(take)
+    return taken[0]
+
+
+def delay(store: JobStore, taken: Claim, failure: Failure = PASSING) -> Delayed:
+    retry = store.close(taken.render_id, taken.token, failure)
+    assert isinstance(retry, Delayed), retry
+    return retry
+
+
+def test_a_fault_that_may_pass_delays_the_render(store: JobStore) -> None:
+    job = store.submit(submission()).job
+    taken = claim(store)
+    started = time.monotonic()
+
+    retry = delay(store, taken)
+
+    assert retry.number == 1
+    assert RETRY_PAUSE_S / 2 <= retry.pause_s <= RETRY_PAUSE_S
+    image = store.get(job.id).images[0]
+    assert (image.status, image.position) == (RenderState.queued, None)
+    assert (image.render.retries, image.render.losses, image.render.attempt) == (1, 0, 1)
+    assert image.render.error == PASSING
+    stats = store.stats()
+    assert (stats.leases, stats.pools[0].pending, stats.pools[0].delayed) == (0, 0, 1)
+    assert stats.totals["retried"] == 1
+    again = claim_later(store, "t2")
+    assert time.monotonic() - started >= retry.pause_s - 0.01
+    assert (again.render_id, again.attempt) == (taken.render_id, 2)
+    assert store.stats().pools[0].delayed == 0
+    finish(store, again)
+    assert store.get(job.id).status is JobStatus.succeeded
+
+
+def test_each_pause_is_longer_and_the_last_fault_is_the_end(store: JobStore) -> None:
+    job = store.submit(submission()).job
+    delay(store, claim(store))
+    second = delay(store, claim_later(store, "t2"))
+    last = claim_later(store, "t3")
+
+    assert second.number == MAX_RETRIES
+    assert RETRY_PAUSE_S * 2 <= second.pause_s <= RETRY_PAUSE_S * 4
+    assert store.close(last.render_id, last.token, PASSING) is True
+    done = store.get(job.id)
+    assert (done.status, done.images[0].render.error) == (JobStatus.failed, PASSING)
+    assert store.stats().pools[0].delayed == 0
+
+
+def test_a_permanent_fault_fails_at_once(store: JobStore) -> None:
+    job = store.submit(submission()).job
+    taken = claim(store)
+
+    assert store.close(taken.render_id, taken.token, FINAL) is True
+
+    assert store.get(job.id).status is JobStatus.failed
+
+
+def test_a_repeated_close_of_a_delayed_render_answers_alike(store: JobStore) -> None:
+    job = store.submit(submission()).job
+    taken = claim(store)
+    delay(store, taken)
+
+    again = delay(store, taken)
+
+    assert again.number == 1
+    assert store.get(job.id).images[0].render.retries == 1
+    later = claim_later(store, "t2")
+    assert store.close(taken.render_id, taken.token, PASSING) is False
+    finish(store, later)
+
+
+def test_a_delayed_render_takes_its_old_place(store: JobStore) -> None:
+    first = store.submit(submission(seed=1)).job
+    store.submit(submission(seed=2, n=3))
+    delay(store, claim(store))
+
+    def back() -> bool:
+        store.reconcile()
+        return store.get(first.id).images[0].position == 0
+
+    wait_until(back)
+    assert claim(store, "t2").spec.seed == 1
+
+
+def test_a_delayed_render_that_nobody_wants_ends_at_once(store: JobStore) -> None:
+    job = store.submit(submission()).job
+    delay(store, claim(store))
+
+    assert store.cancel(job.id).status is JobStatus.canceled
+
+    assert store.stats().pools[0].delayed == 0
+    assert store.submit(submission()).made == 1
+
+
+def test_a_fault_of_a_render_that_nobody_wants_is_its_end(store: JobStore) -> None:
+    job = store.submit(submission()).job
+    taken = claim(store)
+    store.cancel(job.id)
+
+    assert store.close(taken.render_id, taken.token, PASSING) is True
+
+    assert store.get(job.id).status is JobStatus.canceled
+    assert store.stats().pools[0].delayed == 0
+
+
+def test_a_delayed_render_has_started_for_its_deadline(store: JobStore) -> None:
+    job = store.submit(submission(deadline_s=0.05)).job
+    delay(store, claim(store))
+
+    wait_until(lambda: time.time() > (store.get(job.id).deadline_at or 0))
+    store.expire()
+
+    assert store.get(job.id).status is JobStatus.queued
+    finish(store, claim_later(store, "t2"))
+
+
+def test_a_second_buyer_joins_a_delayed_render_and_does_not_hurry_it(store: JobStore) -> None:
+    for seed in range(5):
+        store.submit(submission(seed=seed))
+    for k in range(4):
+        finish(store, claim(store, f"t{k}"))
+    taken = claim(store, "last")
+    store.submit(submission(seed=50))
+    delay(store, taken)
+
+    joined = store.submit(submission(seed=4, owner="bob"))
+
+    assert (joined.attached, joined.job.images[0].position) == (1, None)
+    assert claim(store, "t9").spec.seed == 50
+    finish(store, claim_later(store, "t10"))
+    assert store.get(joined.job.id).status is JobStatus.succeeded
+
+
+def test_an_audit_leaves_a_delayed_render_alone(store: JobStore) -> None:
+    store.submit(submission())
+    delay(store, claim(store))
+
+    assert store.audit().requeued == ()
+
+    assert store.stats().pools[0].delayed == 1
+
+
+# ------------------------------------------------------------------------------------- poison
+
+
+def take_down(store: JobStore, turn: str = "") -> str:
+    """Lose the next render's worker until it fails; its id."""
+    for attempt in range(MAX_LOSSES):
+        taken = claim(store, f"t{turn}{attempt}")
+        store.release(taken.render_id, taken.token, lost=True)
+    return taken.render_id
+
+
+def test_a_render_that_took_down_its_workers_is_listed_with_its_jobs(store: JobStore) -> None:
+    jobs = [store.submit(submission(seed=7, owner=name)).job for name in ("bob", "alice")]
+    started = store.get(jobs[0].id).created_at
+
+    render = take_down(store)
+
+    [poison] = store.poison()
+    assert (poison.render_id, poison.spec.seed) == (render, 7)
+    assert poison.fingerprint == jobs[0].images[0].render.fingerprint
+    assert poison.jobs == tuple(sorted(job.id for job in jobs))
+    assert poison.owners == ("alice", "bob")
+    assert (poison.attempts, poison.losses) == (MAX_LOSSES, MAX_LOSSES)
+    assert (poison.error.code, poison.failed_at >= started) == ("worker_lost", True)
+
+
+def test_poison_is_listed_oldest_first_until_it_is_dropped(store: JobStore) -> None:
+    renders = []
+    for seed in range(2):
+        store.submit(submission(seed=seed))
+        renders.append(take_down(store, str(seed)))
+    assert [poison.render_id for poison in store.poison()] == renders
+
+    assert store.drop_poison(renders[0])
+
+    assert [poison.render_id for poison in store.poison()] == renders[1:]
+    assert not store.drop_poison(renders[0])
+
+
+def test_other_failures_are_no_poison(store: JobStore) -> None:
+    store.submit(submission())
+    taken = claim(store)
+    store.close(taken.render_id, taken.token, FINAL)
+
+    assert store.poison() == []
+
+
+# ------------------------------------------------------------------------- pictures taken away
+
+
+def test_a_picture_that_answers_orders_cannot_be_condemned(store: JobStore) -> None:
+    store.submit(submission())
+    taken = claim(store)
+    finish(store, taken)
+
+    assert not store.condemn(taken.fingerprint, taken.token)
+    assert store.condemn(taken.fingerprint, "loser")
+    assert store.results_in_use() == {taken.token}
+
+
+def test_nothing_is_condemned_while_somebody_may_find_it(store: JobStore) -> None:
+    order = submission()
+    store.submit(order)
+
+    assert not store.condemn(order.orders[0].fingerprint, "older")
+
+    taken = claim(store)
+    assert not store.condemn(taken.fingerprint, "older")
+    store.close(taken.render_id, taken.token, FINAL)
+    assert store.condemn(taken.fingerprint, "older")
+
+
+def test_a_condemned_picture_is_never_published(store: JobStore) -> None:
+    order = submission()
+    assert store.condemn(order.orders[0].fingerprint, "older")
+    job = store.submit(order).job
+    taken = claim(store)
+    older = stored(taken.fingerprint, "older")
+
+    assert store.close(taken.render_id, taken.token, older, found=True) is False
+
+    again = claim(store, "t2")
+    assert (again.render_id, again.fresh) == (taken.render_id, True)
+    finish(store, again)
+    assert store.get(job.id).status is JobStatus.succeeded
+    assert store.results_in_use() == {"t2"}
+
+
+def test_a_picture_of_a_bypassing_job_is_in_use(store: JobStore) -> None:
+    store.submit(submission())
+    finish(store, claim(store, "t1"))
+    store.submit(submission(cache="bypass"))
+    finish(store, claim(store, "t2"))
+
+    assert store.results_in_use() == {"t1", "t2"}
 
 
 # ------------------------------------------------------------------------------------- cancel

@@ -2,9 +2,11 @@
 
 import json
 import os
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -255,6 +257,60 @@ def test_hostile_names_are_refused_before_anything_happens(
     for fingerprint in HOSTILE_FINGERPRINTS:
         with pytest.raises(ValueError, match="not a fingerprint"):
             store.find(fingerprint)
+
+    assert ground.names() == set()
+
+
+def test_a_walk_sees_whole_results_and_what_is_left_of_uploads(
+    store: ResultStore, ground: Ground
+) -> None:
+    started = time.time()
+    store.put(sample(SECOND), PNG, {})
+    store.put(sample(FIRST, fingerprint=OTHER), PNG, {})
+    ground.place(name(sample(FIRST), "png"), PNG)
+    ground.place(name(sample("0"), "json"), b"{}")
+
+    found = list(store.walk())
+
+    by_fingerprint = {fp: list(group) for fp, group in groupby(found, lambda k: k.fingerprint)}
+    assert {fp: [(k.token, k.complete) for k in kept] for fp, kept in by_fingerprint.items()} == {
+        FINGERPRINT: [("0", False), (FIRST, False), (SECOND, True)],
+        OTHER: [(FIRST, True)],
+    }
+    whole = next(kept for kept in found if kept.complete)
+    record = ground.fetch(name(sample(whole.token, fingerprint=whole.fingerprint), "json"))
+    assert whole.size_bytes == len(PNG) + len(record)
+    assert all(abs(kept.changed_at - started) < 60 for kept in found)
+
+
+def test_a_walk_passes_strangers_by(store: ResultStore, ground: Ground) -> None:
+    for foreign in (f"renders/{FINGERPRINT}/README", "renders/notes", "renders/x/y.png", "a.png"):
+        ground.place(foreign, b"")
+
+    assert list(store.walk()) == []
+
+
+def test_a_walk_keeps_to_its_farm(ground: Ground) -> None:
+    ground.store("farm-a/").put(sample(), PNG, {})
+
+    assert len(list(ground.store("farm-a/").walk())) == 1
+    assert list(ground.store("farm-b/").walk()) == []
+
+
+def test_a_walk_comes_to_the_end_of_many(store: ResultStore, ground: Ground) -> None:
+    tokens = [f"{number:04}" for number in range(520)]  # more than one page of 1,000 objects
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda token: store.put(sample(token, b""), b"", {}), tokens))
+
+    assert [kept.token for kept in store.walk()] == tokens
+
+
+def test_what_a_walk_found_can_be_deleted(store: ResultStore, ground: Ground) -> None:
+    store.put(sample(), PNG, {})
+    ground.place(name(sample(SECOND), "png"), PNG)
+
+    for kept in list(store.walk()):
+        store.delete(kept)
 
     assert ground.names() == set()
 

@@ -59,6 +59,7 @@ def test_a_file_in_the_folders_place_is_said(tmp_path: Path) -> None:
         store.check,
         lambda: store.put(sample(), PNG, {}),
         lambda: store.find(FINGERPRINT),
+        lambda: list(store.walk()),
     ):
         with pytest.raises(ResultsUnavailable, match="results: Not a directory"):
             call()

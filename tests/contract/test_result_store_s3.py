@@ -20,8 +20,11 @@ EVERY_CALL: list[Callable[[ResultStore], object]] = [
     lambda store: store.read(sample()),
     lambda store: store.delete(sample()),
     lambda store: store.check(),
+    lambda store: list(store.walk()),
 ]
-CALLS = pytest.mark.parametrize("call", EVERY_CALL, ids=["put", "find", "read", "delete", "check"])
+CALLS = pytest.mark.parametrize(
+    "call", EVERY_CALL, ids=["put", "find", "read", "delete", "check", "walk"]
+)
 
 
 @pytest.fixture

@@ -10,8 +10,9 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from shared.store.address import connect
 from shared.store.port import WEIGHTS
-from shared.store.redis_store import RedisJobStore, StoreConfig, connect
+from shared.store.redis_store import RedisJobStore, StoreConfig
 from shared.tickets import ticket_template
 from tests.orders import POOL, stored, submission
 

@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from shared.jobs import RenderState
+from shared.store.address import connect
 from shared.store.port import Claim
-from shared.store.redis_store import RedisJobStore, StoreConfig, connect
+from shared.store.redis_store import RedisJobStore, StoreConfig
 from shared.tickets import ticket_template
 from tests.orders import POOL, submission
 from tests.waiting import wait_until

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from shared.jobs import JobStatus
+from shared.store.address import connect
 from shared.store.port import WorkerStatus
-from shared.store.redis_store import RedisJobStore, StoreConfig, connect
+from shared.store.redis_store import RedisJobStore, StoreConfig
 from shared.tickets import ticket_template
 from tests.orders import submission
 from tests.waiting import wait_until

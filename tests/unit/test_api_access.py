@@ -35,6 +35,7 @@ JOB_ROUTES = [
         ("GET", "/jobs/{id}"),
         ("HEAD", "/jobs/{id}"),
         ("POST", "/jobs/{id}/cancel"),
+        ("POST", "/jobs/{id}/retry"),
         ("GET", "/jobs/{id}/result"),
         ("HEAD", "/jobs/{id}/result"),
         ("GET", "/files/{id}/0.png"),

@@ -59,7 +59,7 @@ def test_a_job_shows_every_key_of_the_documented_shape(client):
 
     assert set(job) == {
         "id", "object", "status", "done", "cached", "owner", "input", "cache", "priority",
-        "metadata", "webhook", "images", "queue_position", "eta_s", "progress", "error", "metrics",
+        "metadata", "webhook", "retries", "images", "queue_position", "eta_s", "progress", "error", "metrics",
         "created_at", "started_at", "finished_at", "deadline_at", "cancel_requested_at",
         "expires_at", "urls",
     }  # fmt: skip

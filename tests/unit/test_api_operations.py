@@ -54,7 +54,7 @@ class FakeDeadResults(FakeResults):
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("POST", "/jobs"), ("GET", "/jobs/x"), ("POST", "/jobs/x/cancel"), ("GET", "/jobs/x/result"),
+    [("POST", "/jobs"), ("POST", "/jobs/x/retry"), ("GET", "/poison"), ("GET", "/jobs/x"), ("POST", "/jobs/x/cancel"), ("GET", "/jobs/x/result"),
      ("GET", "/files/x/0.png"), ("GET", "/files/x/0.png?exp=1&sig=a"), ("GET", "/models")],
 )  # fmt: skip
 def test_a_store_that_is_down_is_a_503_to_try_again(method, path):
@@ -324,13 +324,14 @@ def test_openapi_describes_every_route_with_its_faults():
 
     assert set(document["paths"]) == {
         "/jobs", "/jobs/{job_id}", "/jobs/{job_id}/cancel", "/jobs/{job_id}/result",
+        "/jobs/{job_id}/retry", "/poison", "/poison/{render_id}", "/poison/{render_id}/retry",
         "/files/{job_id}/{index}.{extension}", "/models", "/models/{model_id}", "/healthz",
         "/readyz", "/status", "/metrics", "/errors",
     }  # fmt: skip
     for path, operations in document["paths"].items():
         for operation in operations.values():
             assert operation["summary"], path
-            assert "422" not in operation["responses"] or path == "/jobs"
+            assert "422" not in operation["responses"] or path in ("/jobs", "/jobs/{job_id}/retry")
     post = document["paths"]["/jobs"]["post"]
     assert set(post["responses"]) >= {"200", "202", "400", "401", "413", "415", "422", "503"}
     body = post["requestBody"]["content"]["application/json"]

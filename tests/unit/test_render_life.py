@@ -170,6 +170,22 @@ def test_a_stored_picture_is_found_and_not_rendered_again(farm: Farm) -> None:
     assert farm.leases.held == set()
 
 
+def test_a_found_picture_that_gc_takes_away_is_rendered_again(farm: Farm) -> None:
+    order = submission(seed=7)
+    farm.results.put(stored(order.orders[0].fingerprint, "older"), b"picture", {})
+    farm.store.condemn(order.orders[0].fingerprint, "older")
+    job = farm.store.submit(order).job
+
+    farm.bench.take()
+    farm.bench.take()
+    farm.keep.close()
+
+    result = farm.store.get(job.id).images[0].render.result
+    assert result is not None
+    assert result.token != "older"
+    assert (farm.count("found"), farm.count("lost"), farm.count("succeeded")) == (0, 1, 1)
+
+
 def test_bypass_does_not_look(farm: Farm) -> None:
     order = submission(seed=7, cache="bypass")
     farm.results.put(stored(order.orders[0].fingerprint, "older"), b"picture", {})
@@ -244,15 +260,33 @@ def test_a_failed_render_says_why(farm: Farm) -> None:
     job = farm.store.submit(submission()).job
 
     def fail(step: int) -> None:
+        raise RenderFailed("render_error", "the image has values that are not finite")
+
+    farm.renderer.at = fail
+    farm.bench.take()
+
+    image = farm.store.get(job.id).images[0]
+    assert image.render.error is not None
+    assert (image.status, image.render.error.code) == (RenderState.failed, "render_error")
+    assert (farm.count("failed"), farm.leases.held) == (1, set())
+
+
+def test_a_fault_that_may_pass_is_tried_again_and_said(
+    farm: Farm, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = farm.store.submit(submission()).job
+
+    def fail(step: int) -> None:
         raise RenderFailed("out_of_memory", "the device has no memory left", retryable=True)
 
     farm.renderer.at = fail
     farm.bench.take()
 
-    error = farm.store.get(job.id).images[0].render.error
-    assert error is not None
-    assert (error.code, error.retryable) == ("out_of_memory", True)
-    assert farm.leases.held == set()
+    assert farm.store.get(job.id).status is JobStatus.queued
+    assert (farm.count("retried"), farm.count("failed"), farm.leases.held) == (1, 0, set())
+    line = vars(next(r for r in caplog.records if r.message == "retrying"))
+    assert (line["code"], line["retry"], line["job"]) == ("out_of_memory", 1, job.id)
+    assert 0.4 < line["delay_s"] <= 1.0
 
 
 def test_an_internal_error_fails_the_render_tells_nothing_and_is_raised_on(farm: Farm) -> None:
@@ -281,13 +315,14 @@ def test_a_store_that_comes_back_gets_its_picture(farm: Farm) -> None:
     assert farm.store.get(job.id).status is JobStatus.succeeded
 
 
-def test_a_store_that_stays_away_fails_the_render_with_a_typed_code(farm: Farm) -> None:
+def test_a_store_that_stays_away_is_a_fault_that_may_pass_with_a_typed_code(farm: Farm) -> None:
     job = farm.store.submit(submission()).job
     farm.results.down = 1000
 
     farm.bench.take()
     farm.keep.close()
 
-    error = farm.store.get(job.id).images[0].render.error
-    assert error is not None
-    assert (error.code, error.retryable) == ("storage_unavailable", True)
+    image = farm.store.get(job.id).images[0]
+    assert image.render.error is not None
+    assert (image.status, image.render.error.code) == (RenderState.queued, "storage_unavailable")
+    assert farm.count("retried") == 1

@@ -3,7 +3,8 @@
 local repaired = {}
 for _, render in ipairs(ARGV) do
   local state, pool, tag = unpack(call('HMGET', K.render .. render, 'state', 'pool', 'tag'))
-  if state == 'queued' and not call('ZSCORE', K.pending .. pool, render) then
+  if state == 'queued' and not (call('ZSCORE', K.pending .. pool, render)
+      or call('ZSCORE', K.delayed .. pool, render)) then
     call('ZADD', K.pending .. pool, tag or 0, render)
     call('SADD', K.pools, pool)
     top_up(pool)

@@ -15,6 +15,7 @@ if earlier then
 end
 
 expire_due(100)
+promote(pool)
 
 -- An entry without a queued render behind it comes only from a damaged log: drop it, look further.
 local function next_render()

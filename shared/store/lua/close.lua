@@ -1,18 +1,39 @@
--- End a render. ARGV: render, token, state, field ('result', 'error' or ''), its JSON, found,
--- device seconds. Answers 1 (also when this token closed it before), or 0: the lease is lost.
-local render, token, state, field, value, found, device_s = unpack(ARGV)
+-- End a render, or delay it after a fault that may pass. ARGV: render, token, state, field
+-- ('result', 'error' or ''), its JSON, found, device seconds, retryable.
+-- Answers {'lost'}, {'closed'} or {'retrying', number, seconds}; a repeated call answers alike.
+local render, token, state, field, value, found, device_s, retryable = unpack(ARGV)
 local key = K.render .. render
-local owner, old, wanted, pool, fingerprint, cost =
-  unpack(call('HMGET', key, 'token', 'state', 'wanted', 'pool', 'fingerprint', 'cost'))
+local owner, old, wanted, pool, fingerprint, cost, retries =
+  unpack(call('HMGET', key, 'token', 'state', 'wanted', 'pool', 'fingerprint', 'cost', 'retries'))
 if owner ~= token then
-  return 0
+  return { 'lost' }
+end
+if old == 'queued' then
+  local due = call('ZSCORE', K.delayed .. pool, render)
+  return { 'retrying', tonumber(retries), precise(due and tonumber(due) - now() or 0) }
 end
 if not leased(old) then
-  return 1
+  return { 'closed' }
 end
 if state == 'canceled' and tonumber(wanted) > 0 then -- cannot be; but never cancel what is wanted
   give_back(render, false)
-  return 1
+  return { 'closed' }
+end
+if retryable == '1' and tonumber(retries or 0) < MAX_RETRIES then
+  if tonumber(wanted) == 0 then
+    end_render(render, 'canceled')
+    return { 'closed' }
+  end
+  local number, pause_s = delay(render, value)
+  return { 'retrying', number, precise(pause_s) }
+end
+if state == 'succeeded' then
+  local kept = found == '1' and cjson.decode(value).token or token
+  if call('EXISTS', K.condemned .. kept) == 1 then -- gc is taking that picture away: make another
+    call('HSET', key, 'fresh', 1)
+    give_back(render, false)
+    return { 'lost' }
+  end
 end
 
 local fields = {}
@@ -35,4 +56,4 @@ if state == 'succeeded' then
   end
 end
 top_up(pool)
-return 1
+return { 'closed' }

@@ -1,5 +1,6 @@
--- Put before every script. K (key prefixes), TICKET, TICKETS_MAX, MAX_LOSSES, RETENTION_S and
--- IDEMPOTENCY_S are set by the line above; the schema is in shared/keys.py.
+-- Put before every script. K (key prefixes), TICKET, TICKETS_MAX, MAX_LOSSES, MAX_RETRIES,
+-- RETRY_PAUSE_S, RETENTION_S and IDEMPOTENCY_S are set by the line above; the schema is in
+-- shared/keys.py.
 -- Scripts run alone, so what one does is one step. All times are Redis' own.
 
 local call = redis.call
@@ -51,6 +52,7 @@ end
 -- What a flow was charged for work that nobody did is given back to it.
 local function dequeue(pool, render, flow, charge)
   call('ZREM', K.pending .. pool, render)
+  call('ZREM', K.delayed .. pool, render)
   local finish = tonumber(call('HGET', K.flows .. pool, flow) or 0)
   call('HSET', K.flows .. pool, flow, precise(math.max(finish - charge, 0)))
 end
@@ -68,13 +70,21 @@ local function unlease(render, slot)
   end
 end
 
+local function leased(state)
+  return state == 'running' or state == 'storing'
+end
+
+local function is_open(state)
+  return state == 'queued' or leased(state)
+end
+
 -- The job is final: from here on it is remembered for RETENTION_S, and its renders a little longer.
 local function finish_job(job)
   call('ZREM', K.deadlines, job)
   call('EXPIRE', K.job .. job, RETENTION_S)
   for render in (call('HGET', K.job .. job, 'renders') or ''):gmatch('%S+') do
-    local fingerprint = call('HGET', K.render .. render, 'fingerprint')
-    if fingerprint then -- else it went before its job
+    local state, fingerprint = unpack(call('HMGET', K.render .. render, 'state', 'fingerprint'))
+    if state and not is_open(state) then -- another job waits for an open one, and outlives this
       call('EXPIRE', K.render .. render, RETENTION_S + 3600)
       call('EXPIRE', K.current .. fingerprint, RETENTION_S)
     end
@@ -103,12 +113,20 @@ local function end_render(render, state, fields)
   call('DEL', K.waiters .. render)
 end
 
+-- The lease ends and with it what its worker did; `token` stays, so that its last word can be
+-- repeated.
+local function put_down(render, slot)
+  local key = K.render .. render
+  unlease(render, slot)
+  call('HSET', key, 'state', 'queued', 'step', 0)
+  call('HDEL', key, 'slot', 'worker', 'started_at')
+end
+
 -- Back to its old place in the queue. `lost`: its worker died; the last allowed loss is the end.
 -- Answers the state it is in afterwards.
 local function give_back(render, lost)
   local key = K.render .. render
   local pool, slot, tag, wanted = unpack(call('HMGET', key, 'pool', 'slot', 'tag', 'wanted'))
-  unlease(render, slot)
   if tonumber(wanted) == 0 then
     end_render(render, 'canceled')
     return 'canceled'
@@ -117,21 +135,52 @@ local function give_back(render, lost)
     count('lost')
     local losses = call('HINCRBY', key, 'losses', 1)
     if losses >= MAX_LOSSES then
+      local jobs = {}
+      for _, waiter in ipairs(call('SMEMBERS', K.waiters .. render)) do
+        jobs[#jobs + 1] = waiter:match('^(.*):')
+      end
+      table.sort(jobs)
       local message = 'the render took down its worker ' .. losses .. ' times'
       local error = { code = 'worker_lost', message = message, retryable = false }
-      end_render(render, 'failed', { 'error', cjson.encode(error) })
+      end_render(render, 'failed', { 'error', cjson.encode(error), 'jobs', table.concat(jobs, ' ') })
+      call('ZADD', K.poison, precise(now()), render)
       return 'failed'
     end
   end
-  call('HSET', key, 'state', 'queued', 'step', 0)
-  call('HDEL', key, 'token', 'slot', 'worker', 'started_at')
+  put_down(render, slot)
+  call('HDEL', key, 'token')
   call('ZADD', K.pending .. pool, tag, render)
   top_up(pool)
   return 'queued'
 end
 
-local function leased(state)
-  return state == 'running' or state == 'storing'
+-- A fault that may pass: the render waits, then takes its old place. The pause grows by 4 up to a
+-- minute; its last half is spread by the serial, so that many do not come back at one moment.
+-- Answers the retry's number and the seconds.
+local function delay(render, error)
+  local key = K.render .. render
+  local pool, slot = unpack(call('HMGET', key, 'pool', 'slot'))
+  local retry = call('HINCRBY', key, 'retries', 1)
+  local spread = (call('INCR', K.serial) * 0.6180339887498949) % 1
+  local pause_s = math.min(RETRY_PAUSE_S * 4 ^ (retry - 1), 60) * (1 + spread) / 2
+  put_down(render, slot)
+  call('HSET', key, 'error', error)
+  call('ZADD', K.delayed .. pool, precise(now() + pause_s), render)
+  count('retried')
+  return retry, pause_s
+end
+
+-- Renders whose pause is over return to their old place in the queue.
+local function promote(pool)
+  local delayed = K.delayed .. pool
+  local due = call('ZRANGEBYSCORE', delayed, '-inf', precise(now()), 'LIMIT', 0, 100)
+  for _, render in ipairs(due) do
+    call('ZREM', delayed, render)
+    local state, tag = unpack(call('HMGET', K.render .. render, 'state', 'tag'))
+    if state == 'queued' then
+      call('ZADD', K.pending .. pool, tag, render)
+    end
+  end
 end
 
 -- One image leaves its job. A render that nobody else wants ends: at once if it is queued, at its
@@ -152,11 +201,11 @@ local function drop_image(job, index, render, why)
   call('HINCRBY', key, 'wanted', -1)
   call('SREM', K.waiters .. render, member)
   call('HSET', K.job .. job, 'drop:' .. index, why .. ' ' .. precise(now()))
-  image_done(job)
   if not others then
     dequeue(pool, render, flow, tonumber(charge))
     end_render(render, 'canceled')
   end
+  image_done(job) -- last: what the job remembers must be final by then
 end
 
 -- Drop what has not started of jobs whose deadline has passed; answers these jobs.

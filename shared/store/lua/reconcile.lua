@@ -1,8 +1,10 @@
--- Top up tickets everywhere, forget flows that owe nothing and workers long gone.
+-- Bring back renders whose pause is over and top up tickets everywhere; forget flows that owe
+-- nothing, workers long gone, and poison that has expired.
 -- ARGV: seconds after which a silent worker is forgotten. Answers how many tickets were added.
 local time = now()
 local added = 0
 for _, pool in ipairs(call('SMEMBERS', K.pools)) do
+  promote(pool)
   added = added + top_up(pool)
   local vtime = tonumber(call('GET', K.vtime .. pool) or 0)
   if call('ZCARD', K.pending .. pool) == 0 then
@@ -12,6 +14,12 @@ for _, pool in ipairs(call('SMEMBERS', K.pools)) do
         call('HDEL', K.flows .. pool, flows[i])
       end
     end
+  end
+end
+local old = precise(time - RETENTION_S)
+for _, render in ipairs(call('ZRANGEBYSCORE', K.poison, '-inf', old, 'LIMIT', 0, 100)) do
+  if call('EXISTS', K.render .. render) == 0 then
+    call('ZREM', K.poison, render)
   end
 end
 local workers = call('HGETALL', K.workers)

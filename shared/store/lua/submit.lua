@@ -1,5 +1,5 @@
 -- The whole order in one step: replay, cache, single-flight, pending, tickets, record.
--- ARGV: JSON {job, owner, priority, weight, record, deadline_s, bypass, max_queue,
+-- ARGV: JSON {job, owner, priority, weight, version, record, deadline_s, bypass, max_queue,
 --             idempotency: {key, body}, images: [{render, fingerprint, pool, spec, cost}]}
 -- Answers {'ok' | 'replayed', snapshot, hits, attached, made} or {'full' | 'conflict'}.
 
@@ -30,7 +30,7 @@ local function answering(fingerprint)
   if state == 'succeeded' then
     return render, 'hit'
   end
-  if state and (state == 'queued' or leased(state)) and tonumber(wanted) > 0 then
+  if state and is_open(state) and tonumber(wanted) > 0 then
     return render, 'attached'
   end
   return nil
@@ -91,7 +91,7 @@ for index, image in ipairs(order.images) do
       call('SADD', K.pools, image.pool)
       call('HSET', render, 'fingerprint', image.fingerprint, 'pool', image.pool, 'spec', image.spec,
         'state', 'queued', 'attempt', 0, 'losses', 0, 'step', 0, 'wanted', 0,
-        'queued_at', precise(time), 'cost', precise(image.cost))
+        'queued_at', precise(time), 'cost', precise(image.cost), 'version', order.version)
       enqueue(image.pool, image.answer, flow, charge)
       if order.bypass then
         call('HSET', render, 'fresh', 1)

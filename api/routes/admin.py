@@ -1,0 +1,112 @@
+"""What only admins may do: look at poison, give it another try, or drop it."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from api.answers import JobView
+from api.auth import Admin
+from api.door import again
+from api.errors import Problem, responses
+from api.farm import Farm, farm_of
+from api.reading import digest_retry
+from api.routes import get
+from api.routes.jobs import count
+from api.views import job_view, rfc3339
+from shared.errors import JobNotFound
+from shared.jobs import Job, JobStatus
+from shared.store.port import Poison
+
+router = APIRouter(tags=["operations"])
+_REFUSALS = ("missing_api_key", "invalid_api_key", "admin_only", "store_unavailable")
+
+
+@get(
+    router,
+    "/poison",
+    summary="Renders that took down their workers",
+    responses=responses(*_REFUSALS),
+)
+def poison(request: Request, admin: Admin) -> dict[str, Any]:
+    return {"object": "list", "data": [_shown(each) for each in farm_of(request).store.poison()]}
+
+
+@router.post(
+    "/poison/{render_id}/retry",
+    status_code=202,
+    summary="Retry every job that failed with it, then drop it",
+    responses=responses(*_REFUSALS, "render_not_found", "model_not_found", "queue_full"),
+)
+def retry(request: Request, admin: Admin, render_id: str) -> dict[str, Any]:
+    farm = farm_of(request)
+    jobs = _remembered(farm, _find(farm, render_id))
+    failed = (job for job in jobs if job.status is JobStatus.failed)
+    fresh = [_again(farm, old, render_id) for old in failed]
+    if all(job.done for job in jobs):  # else the others can be retried when they are
+        farm.store.drop_poison(render_id)
+    return {"object": "list", "data": [_view(request, farm, job) for job in fresh]}
+
+
+@router.delete(
+    "/poison/{render_id}",
+    status_code=204,
+    summary="Take it off the list; its jobs stay failed",
+    responses=responses(*_REFUSALS, "render_not_found"),
+)
+def drop(request: Request, admin: Admin, render_id: str) -> Response:
+    if not farm_of(request).store.drop_poison(render_id):
+        raise _unknown()
+    return Response(status_code=204)
+
+
+def _find(farm: Farm, render_id: str) -> Poison:
+    for each in farm.store.poison():
+        if each.render_id == render_id:
+            return each
+    raise _unknown()
+
+
+def _unknown() -> Problem:
+    return Problem(404, "render_not_found", "there is no such render on the list of poison")
+
+
+def _remembered(farm: Farm, found: Poison) -> list[Job]:
+    jobs = []
+    for job_id in found.jobs:
+        with suppress(JobNotFound):  # it expired since
+            jobs.append(farm.store.get(job_id))
+    return jobs
+
+
+def _again(farm: Farm, old: Job, render_id: str) -> Job:
+    """One new job, however often this is asked: no client's key has a space in it."""
+    key = (f"poison {render_id} {old.id}", digest_retry(old.id))
+    entry = farm.catalog.find(old.input["model"])
+    submitted = farm.store.submit(again(old, entry, now=time.time(), idempotency=key))
+    count(farm, submitted)
+    return submitted.job
+
+
+def _view(request: Request, farm: Farm, job: Job) -> JobView:
+    retention_s = farm.settings.job_retention_s
+    return job_view(job, farm.links(request), now=time.time(), retention_s=retention_s)
+
+
+def _shown(found: Poison) -> dict[str, Any]:
+    return {
+        "object": "poison",
+        "render": found.render_id,
+        "fingerprint": found.fingerprint,
+        "spec": found.spec.model_dump(mode="json"),
+        "jobs": found.jobs,
+        "owners": found.owners,
+        "attempts": found.attempts,
+        "losses": found.losses,
+        "failed_at": rfc3339(found.failed_at),
+        "error": found.error.model_dump(mode="json"),
+    }
