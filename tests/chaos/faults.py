@@ -19,7 +19,7 @@ from tests.chaos.recovery import Recoveries
 from tests.chaos.redis_wire import Strike
 
 BUSY_S = 1.5  # how long a fault waits for a worker that has something to lose
-RENDER_S = 0.4  # about as long as the long renders take
+RENDER_S = 0.25  # about half of what the long renders take
 
 
 class Injector:

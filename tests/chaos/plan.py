@@ -33,7 +33,7 @@ COMMON = (
     "redis killed", "redis frozen", "cut all", "cut all", "half open", "client kill",
 )  # fmt: skip
 EVERY_S = 2.4  # between two faults
-ORDERS_PER_S = 2.0
+ORDERS_PER_S = 2.5
 
 
 @dataclass(slots=True, frozen=True)
@@ -107,7 +107,7 @@ def _orders(dice: random.Random, seconds: float) -> list[PlannedOrder]:
 def _order(dice: random.Random, at_s: float, earlier: list[PlannedOrder]) -> PlannedOrder:
     number = len(earlier)
     kinds = ("single", "batch", "long", "duplicate", "canceled", "deadline", "bypass")
-    kind = dice.choices(kinds, (40, 15, 14, 12, 10, 5, 4))[0]
+    kind = dice.choices(kinds, (36, 14, 20, 12, 10, 5, 3))[0]
     body: dict[str, Any] = {"prompt": f"picture {number}", "seed": dice.randrange(2**31)}
     body["steps"] = dice.choice((2, 4, 8))
     if kind == "batch":

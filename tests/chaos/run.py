@@ -32,6 +32,8 @@ class Report:
     starts: int = 0
     accepted: int = 0
     refused: int = 0
+    lost: int = 0  # accepted, and no record of it
+    doubled: int = 0  # published more than once, or one order became two jobs
     unfinished: int = 0
     statuses: Counter[str] = field(default_factory=Counter)
     totals: Counter[str] = field(default_factory=Counter)
@@ -58,7 +60,8 @@ class Report:
             f"{totals['lost']}, found stored {totals['found']}, cache hits {totals['hit']}, "
             f"uploads that lost {self.unpublished}",
             f"a killed worker's render was given back in {_seconds(back, 0.95)} s (p95 of {len(back)})",
-            f"unfinished {self.unfinished}, wrong {len(self.wrong)}",
+            f"lost {self.lost}, doubled {self.doubled}, unfinished {self.unfinished}, "
+            f"wrong {len(self.wrong)}",
             *self.wrong[:20],
         ]
         return "\n".join(lines)
@@ -96,6 +99,7 @@ def run(
     report.wrong += [f"an orphan: {each}" for each in farm.family()]
     report.done, report.kills, report.starts = injector.done, injector.kills, farm.starts
     report.accepted, report.refused = len(load.accepted), load.refused
+    report.lost, report.doubled = verdict.lost(load, books), verdict.doubled(books)
     report.unfinished = len(unfinished)
     report.statuses = Counter(j.final["status"] for j in load.accepted.values() if j.final)
     report.totals, report.renders = books.totals, len(books.renders)
