@@ -168,6 +168,7 @@ def _counters_add_up(books: Books) -> Iterator[str]:
         "found": sum("found" in fields for fields in books.renders.values()),
         **{state: states[state] for state in FINAL},
     }
+    sums["retried"] = sum(int(fields.get("retries", 0)) for fields in books.renders.values())
     images = sum(len(fields["renders"].split()) for fields in books.jobs.values())
     sums["hit"] = sum(key.startswith("cached:") for job in books.jobs.values() for key in job)
     sums["attached"] = images - len(books.renders) - sums["hit"]
