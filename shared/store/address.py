@@ -14,14 +14,16 @@ from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 import redis
-from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
+from redis.backoff import NoBackoff
 from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelManagedConnection, SentinelManagedSSLConnection
 
 from shared.errors import SettingsError
+from shared.store.patience import Patience
 
 SENTINEL_PORT = 26379
 CONNECT_S = 2.0
+ANSWER_S = 2.0  # a connection that is silent for so long is given up: it may be half open
 
 
 class _Guided(SentinelManagedConnection):
@@ -78,18 +80,13 @@ def connect(url: str, *, patience_s: float) -> redis.Redis:
     A server that became a replica counts as an outage: the next try connects anew. Connects to
     nothing yet. Raises SettingsError.
     """
-    cap_s = min(1.0, patience_s / 4)
     options: dict[str, Any] = {
         "decode_responses": True,
-        "socket_timeout": max(2.0, patience_s),
+        "socket_timeout": ANSWER_S,
         "socket_connect_timeout": CONNECT_S,
         "socket_keepalive": True,
         "health_check_interval": 15,
-        "retry": Retry(
-            ExponentialWithJitterBackoff(base=0.02, cap=cap_s),
-            retries=max(3, int(patience_s / cap_s)),
-            supported_errors=(redis.ConnectionError, redis.TimeoutError, redis.ReadOnlyError),
-        ),
+        "retry": Patience(patience_s, redis.ReadOnlyError),
     }
     if not _is_sentinel(url):
         return redis.Redis.from_url(url, **options)
