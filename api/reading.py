@@ -85,7 +85,9 @@ def _object(body: bytes) -> dict[str, Any]:
 
 
 def _fault(found: ErrorDetails, spelled: dict[str, str]) -> Fault:
-    field, *rest = (str(part) for part in found["loc"] if part != "[key]")
+    field, *rest = map(str, found["loc"])
+    if rest[1:] == ["[key]"]:  # the key is at fault, not its value
+        rest.pop()
     code = found["type"] if found["type"] in CODES else _CODES.get(found["type"], "invalid_value")
     if field in _SIDES and code == "invalid_value":
         code = "invalid_size"

@@ -100,6 +100,8 @@ def refused(response, farm, status, code, param=None):
         ({"metadata": {str(k): "" for k in range(17)}}, "invalid_value", "metadata"),
         ({"metadata": {"k" * 65: ""}}, "invalid_value", "metadata/" + "k" * 65),
         ({"metadata": []}, "invalid_value", "metadata"),
+        ({"metadata": {"[key]": 1}}, "invalid_value", "metadata/[key]"),
+        ({"[key]": 1}, "unknown_field", "[key]"),
         ({"promt": "x"}, "unknown_field", "promt"),
         ({"steps": 4, "num_inference_steps": 5}, "conflicting_fields", "num_inference_steps"),
         ({"width": 128, "size": "256x256"}, "conflicting_fields", "size"),
