@@ -13,7 +13,7 @@ UP = $(call option,MODEL,model) $(call option,WORKERS,workers) $(call option,GPU
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run venv test gpu check fmt constraints clean
+.PHONY: help run venv test chaos chaos-celery soak gpu check fmt constraints clean
 
 help:  ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -26,6 +26,15 @@ venv: .venv/.dev  ## .venv with all that development needs
 test: .venv/.dev  ## every test that this machine can run; T= chooses, such as T='-k cancel'
 	@if [ -x tests/setup-servers ]; then tests/setup-servers; fi
 	$(BIN)/python -m pytest $(T)
+
+chaos: .venv/.dev  ## kill everything under load, then count; SEED= MINUTES=
+	$(BIN)/python -m tests.chaos $(call option,SEED,seed) $(call option,MINUTES,minutes)
+
+chaos-celery: .venv/.dev  ## the same load and faults against plain Celery; SEED= MINUTES=
+	$(BIN)/python -m tests.chaos.plain_celery $(call option,SEED,seed) $(call option,MINUTES,minutes)
+
+soak: .venv/.dev  ## one worker, many renders, flat memory; RENDERS=
+	$(BIN)/python -m tests.chaos.soak $(call option,RENDERS,renders)
 
 gpu: .venv/.dev  ## the tests that need a GPU
 	$(BIN)/python -m pytest -m gpu $(T)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -317,6 +318,21 @@ def test_an_internal_error_fails_the_render_tells_nothing_and_is_raised_on(farm:
     assert error is not None
     assert (error.code, error.message) == ("internal_error", "internal error")
     assert farm.leases.held == set()
+
+
+def test_an_order_that_is_newer_than_the_worker_is_not_rendered(farm: Farm) -> None:
+    order = submission(seed=7)
+    newer = RenderSpec.model_validate({**order.orders[0].spec.model_dump(), "hue": 3})
+    farm.store.submit(replace(order, orders=[replace(order.orders[0], spec=newer)]))
+
+    assert farm.bench.take()
+    farm.keep.close()
+
+    error = farm.store.get(order.job.id).images[0].render.error
+    assert error is not None
+    assert (error.code, error.retryable) == ("worker_too_old", True)
+    assert "hue" in error.message
+    assert (farm.renderer.renders, farm.results.kept) == (0, {})
 
 
 def test_a_store_that_comes_back_gets_its_picture(farm: Farm) -> None:
