@@ -18,7 +18,7 @@ from api.drain import Drain, LastAnswer
 from api.errors import Problem, add_schema, problem_of, respond
 from api.farm import Farm, answers, remembered
 from api.middleware import BodyLimit, RequestLog
-from api.routes import admin, files, get, jobs, models, ops
+from api.routes import admin, files, get, jobs, models, ops, workers
 from api.routes import results as result_routes
 from api.signing import Signer
 from shared.errors import FarmError
@@ -87,6 +87,7 @@ def _add_routes(app: FastAPI) -> None:
         app.include_router(router, prefix="/v1", include_in_schema=False)
     app.include_router(ops.router)
     app.include_router(admin.router)
+    app.include_router(workers.router)
     app.mount("/web", _Assets(directory=WEB))
     get(app.router, "/", include_in_schema=False)(_page)
     described = app.openapi

@@ -47,6 +47,29 @@ class Job(View):
     poll_s: float = Field(1.0, exclude=True)  # how long to wait before looking again
 
 
+class Death(View):
+    cause: str
+    at: str
+
+
+class KnownWorker(View):
+    """A worker as admins see it."""
+
+    id: str
+    model: str
+    state: str
+    holding: int = 0
+    note: str | None = None
+    error: str | None = None
+    render: str | None = None
+    last_seen_at: str
+    last_death: Death | None = None
+
+
+class KnownWorkers(View):
+    data: tuple[KnownWorker, ...]
+
+
 class Jobs(View):
     data: tuple[Job, ...]
 

@@ -12,7 +12,17 @@ from urllib.parse import quote, urlsplit
 import httpx2
 from pydantic import ValidationError
 
-from cli.answers import FarmStatus, Job, Jobs, Poison, PoisonList, Trained, View
+from cli.answers import (
+    FarmStatus,
+    Job,
+    Jobs,
+    KnownWorker,
+    KnownWorkers,
+    Poison,
+    PoisonList,
+    Trained,
+    View,
+)
 from shared.errors import FarmError, Unavailable
 
 V = TypeVar("V", bound=View)
@@ -103,6 +113,15 @@ class FarmClient:
     def random_weights(self, model: str) -> bool:
         """True where the model was never trained: whatever it draws is noise."""
         return _read(Trained, self._send("GET", f"/models/{model}", patience_s=2.0)).random_weights
+
+    def workers(self) -> tuple[KnownWorker, ...]:
+        return _read(KnownWorkers, self._send("GET", "/workers", patience_s=2.0)).data
+
+    def drain(self, name: str) -> None:
+        self._send("POST", f"/workers/{_part(name)}/drain", patience_s=2.0)
+
+    def release(self, name: str) -> None:
+        self._send("POST", f"/workers/{_part(name)}/release", patience_s=2.0)
 
     def status(self) -> FarmStatus:
         return _read(FarmStatus, self._send("GET", "/status", patience_s=0.0))

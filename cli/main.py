@@ -17,6 +17,7 @@ COMMANDS = {
     "retry": "cli.retry",
     "poison": "cli.poison",
     "gc": "cli.gc",
+    "workers": "cli.workers",
     "models": "cli.models",
     "settings": "cli.settings",
     "api": "cli.parts",

@@ -12,7 +12,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -26,6 +26,7 @@ WORDS_LENGTH = 300
 STRAGGLER_S = 2.0  # what a child itself started may take so long to leave after it
 
 Report = Callable[[str], None]
+Killed = Callable[[], str | None]  # what ended a process that got SIGKILL, where that is known
 
 
 class Clock(Protocol):
@@ -37,13 +38,18 @@ class Clock(Protocol):
 
 @dataclass(slots=True, frozen=True)
 class Program:
-    """What to run; `argv[0]` is a path. An exit code in `final_codes` means that starting again cannot help."""
+    """What to run; `argv[0]` is a path. An exit code in `final_codes` means that starting again cannot help.
+
+    `exit_words` says what its exit codes mean, `killed` who sent a SIGKILL.
+    """
 
     name: str
     argv: tuple[str, ...]
     env: Mapping[str, str]
     log: Path
     final_codes: frozenset[int] = frozenset()
+    exit_words: Mapping[int, str] = field(default_factory=dict)
+    killed: Killed = lambda: None
 
 
 class Backoff:
@@ -88,7 +94,9 @@ class Child:
         if self.alive or self.gave_up:
             return
         if self._process is not None:
-            self._bury(describe_exit(self._process.returncode), self._process.returncode)
+            code = self._process.returncode
+            why = describe_exit(code, self.program.exit_words, self.program.killed)
+            self._bury(why, code)
         elif self._clock.monotonic() >= self._due_at:
             self._spawn()
 
@@ -163,15 +171,20 @@ def stop_all(
         child.kill()
 
 
-def describe_exit(code: int) -> str:
+def describe_exit(
+    code: int, words: Mapping[int, str] | None = None, killed: Killed = lambda: None
+) -> str:
     """`exited with code 1`, or the signal that ended it; `code` as subprocess gives it."""
     if code >= 0 and code != 128 + signal.SIGKILL:
-        return f"exited with code {code}"
+        return f"exited with code {code}" + (
+            f": it {words[code]}" if words and code in words else ""
+        )
     number = -code if code < 0 else code - 128
+    if number == signal.SIGKILL:
+        why = killed() or "the kernel's out-of-memory killer?"
+        return f"was ended by SIGKILL ({why})"
     with suppress(ValueError):
-        name = signal.Signals(number).name
-        hint = " (the kernel's out-of-memory killer?)" if number == signal.SIGKILL else ""
-        return f"was ended by {name}{hint}"
+        return f"was ended by {signal.Signals(number).name}"
     return f"was ended by signal {number}"
 
 

@@ -7,11 +7,13 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 from deploy.children import Backoff, Child, Clock, Program, Report, stop_all
 from deploy.slots import Slot
+from shared.cgroup import OomWatch
 from shared.errors import FarmError, SettingsError
 from shared.settings import PREFIX, Settings, environment, variable
 
@@ -54,6 +56,7 @@ class LocalFarm:
         self._report = report
         self._command = command
         self._clock = clock
+        self._oom = OomWatch()  # the children live in the cgroup of this process
         self._redis_backoff = Backoff()
         self._redis_started_at = self._redis_due_at = 0.0
         self.api: list[Child] = []
@@ -75,6 +78,7 @@ class LocalFarm:
     def tick(self) -> None:
         """Start again what died. Raises FarmError when a part refuses its settings."""
         self._tend_redis()
+        self._oom.look()
         for child in self._children:
             child.tick()
             if child.gave_up:
@@ -120,13 +124,20 @@ class LocalFarm:
         env = {**slot.env, "FARM_WORKER_NAME": slot.name}
         if port := self._settings.worker_metrics_port:
             env["FARM_WORKER_METRICS_PORT"] = str(port + index)
-        return self._child(f"worker-{slot.name}", "worker", "--model", self._model, **env)
+        from worker.exits import WORDS
+
+        name = f"worker-{slot.name}"
+        program = self._program(name, "worker", "--model", self._model, **env)
+        program = replace(program, exit_words=WORDS, killed=self._oom.words)
+        return Child(program, self._report, self._clock)
 
     def _child(self, name: str, *arguments: str, **env: str) -> Child:
+        return Child(self._program(name, *arguments, **env), self._report, self._clock)
+
+    def _program(self, name: str, *arguments: str, **env: str) -> Program:
         log = self._settings.data_dir / "logs" / f"{name}.log"
         argv, full_env = (*self._command, *arguments), {**self._environment(), **env}
-        program = Program(name, argv, full_env, log, REFUSED)
-        return Child(program, self._report, self._clock)
+        return Program(name, argv, full_env, log, REFUSED)
 
     def _environment(self) -> dict[str, str]:
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(PREFIX)}

@@ -5,6 +5,7 @@
     ├── SettingsError         a setting is unknown, missing or impossible
     ├── ModelError            a model entry or its folder cannot be served
     │   └── ModelUnavailable  the weights could not be fetched
+    ├── DeviceFault           the device answers nothing until its process starts anew
     ├── Unavailable           a part the farm stands on does not answer; trying again may help
     │   ├── StoreUnavailable      the job store (Redis)
     │   │   ├── StoreRefuses          it answers, but takes nothing: full, read-only, forbidden
@@ -58,6 +59,10 @@ class ModelError(FarmError):
 
 class ModelUnavailable(ModelError):
     """The model's weights could not be fetched."""
+
+
+class DeviceFault(FarmError):
+    """The device failed."""
 
 
 class Unavailable(FarmError):

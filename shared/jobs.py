@@ -125,7 +125,10 @@ def pool_name(model: str, digest: str) -> str:
 
 
 class StoredResult(Passed):
-    """A complete picture in the result store; `token` names the claim that made it."""
+    """A complete picture in the result store; `token` names the claim that made it.
+
+    Not `exact`: memory was short and a saving moved pixels, so no other order is answered with it.
+    """
 
     fingerprint: str
     token: str
@@ -136,6 +139,7 @@ class StoredResult(Passed):
     height: int
     timings_s: dict[str, float] = {}
     profile: dict[str, str] = {}
+    exact: bool = True
     stored_at: float  # unix seconds
 
 
@@ -156,6 +160,7 @@ class Render(Record):
     attempt: int = 0
     losses: int = 0
     retries: int = 0
+    last_loss: str | None = None  # why its last worker died
     step: int = 0
     worker: str | None = None
     queued_at: float

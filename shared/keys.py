@@ -18,6 +18,9 @@ farm:condemned:<tok>  string  gc takes this picture away: nobody publishes it an
 farm:deadlines        zset    job -> deadline, unix seconds
 farm:idem:<owner>:<h> string  "<job> <body hash>" of an Idempotency-Key (a day)
 farm:workers          hash    worker -> "<last seen> <ttl> <status JSON>"
+farm:death:<slot>     string  "<at> <cause>" of the last worker that died there (a week)
+farm:orders           hash    worker -> "drain": what an operator wants of it, until it is lifted
+farm:unwell:<slot>    zset    token -> when a worker of this slot left because it was unwell
 farm:totals           hash    outcome -> count
 farm:serial           string  ids of tickets
 farm:secret:<name>    string  secrets that every API process must share
@@ -43,6 +46,9 @@ KEYS = {
     "deadlines": "farm:deadlines",
     "idem": "farm:idem:",
     "workers": "farm:workers",
+    "death": "farm:death:",
+    "orders": "farm:orders",
+    "unwell": "farm:unwell:",
     "totals": "farm:totals",
     "serial": "farm:serial",
     "secret": "farm:secret:",

@@ -45,14 +45,9 @@ class WorkerMetrics:
             "renderfarm_renders", "Renders ended by this worker", ["outcome"], registry=registry
         )
         for outcome in (
-            "succeeded",
-            "found",
-            "failed",
-            "canceled",
-            "retried",
-            "lost",
-            "given_back",
-        ):
+            "succeeded", "found", "failed", "canceled", "retried", "lost", "given_back",
+            "device_fault",
+        ):  # fmt: skip
             self.renders.labels(outcome)
         self.phase_seconds = Histogram(
             "renderfarm_render_phase_seconds", "Time per phase of a render", ["phase"],

@@ -35,6 +35,7 @@ class ModelEntry(BaseModel):
     engine: Literal["diffusers"] = "diffusers"
     placement: Literal["gpu", "model-offload", "sequential-offload"] = "gpu"
     compile: Literal["off", "regional", "full"] = "off"
+    allow_tiling: bool = False  # what it draws is marked, so it stays out of PIXEL_FIELDS
 
     steps: int = Field(28, ge=1)
     guidance_scale: float = Field(4.5, ge=0, le=30)

@@ -124,6 +124,29 @@ class Settings(BaseModel):
         "After SIGTERM a worker may finish its render for so long before it gives it back",
         ge=0,
     )
+    watchdog_s: float = knob(
+        60.0,
+        "A worker that takes nothing for so long while renders wait ends itself, to be started again; 0: never",
+        ge=0,
+    )
+    unwell_failures: int = knob(
+        3,
+        "A worker leaves, to be started again, after so many failed renders in a row; 0: never",
+        ge=0,
+    )
+    max_rss_mb: int = knob(
+        0, "A worker whose memory grew beyond this, MiB, leaves between two renders; 0: never", ge=0
+    )
+    max_device_memory_growth_mb: int = knob(
+        0,
+        "A worker that holds so much more device memory, MiB, than when it was ready leaves; 0: never",
+        ge=0,
+    )
+    quarantine_after: int = knob(
+        3,
+        "A worker that left so often within an hour as unwell, or for a device fault, starts as `quarantined`",
+        ge=1,
+    )
     liveness_file: Path | None = knob(
         None, "Touched every second by a worker that is well; for container probes"
     )

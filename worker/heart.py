@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 from threading import Condition, Thread
 from typing import Literal
 
 from shared.errors import StoreUnavailable
 from shared.logs import event
-from shared.store.port import JobStore, LoadingStep, WorkerStatus
+from shared.store.port import Gpu, JobStore, LoadingStep, Standing, WorkerStatus
 
 log = logging.getLogger("farm.worker")
 BEAT_S = 1.0
@@ -18,13 +19,15 @@ TTL_S = 10.0
 FAILED_TTL_S = 3600.0  # the reason of a failed start outlives the process
 STEPS = ("download", "preflight", "load", "quantize", "place", "compile", "warmup")
 
-State = Literal["loading", "ready", "busy", "draining", "failed"]
+State = Literal["loading", "ready", "busy", "draining", "quarantined", "failed"]
 
 
 class Heart:
     """Beats once a second, and at once when the state says something new.
 
-    The file says that this process runs its threads; that it consumes is for a watchdog to say.
+    The file says that this process runs its threads; that it consumes is for the watchdog to say.
+    Each beat is answered with the worker's `standing`; `on_drain` is called when that becomes an
+    order to drain.
     """
 
     def __init__(self, store: JobStore, status: WorkerStatus, liveness_file: Path | None) -> None:
@@ -32,22 +35,34 @@ class Heart:
         self._store = store
         self._status = status.model_copy(update={"steps": steps})
         self._file = liveness_file
+        self.standing = Standing()
+        self.on_drain: Callable[[], None] | None = None
         self._started: dict[str, float] = {}
         self._changed = Condition()
         self._now = self._stopped = False
         self._thread = Thread(target=self._run, name="heart", daemon=True)
 
+    @property
+    def name(self) -> str:
+        return self._status.name
+
+    @property
+    def state(self) -> str:
+        return self._status.state
+
     def start(self) -> None:
+        """Beat once, so that the standing is known, then go on in a thread."""
+        self._beat()
         self._thread.start()
 
-    def say(self, state: State, error: str | None = None) -> None:
-        self._update(state=state, error=error)
+    def say(self, state: State, error: str | None = None, note: str | None = None) -> None:
+        self._update(state=state, error=error, note=note)
 
     def busy(self, render_id: str) -> None:
         self._update(at_once=False, render=render_id, **self._unless_draining("busy"))
 
-    def idle(self) -> None:
-        self._update(at_once=False, render=None, **self._unless_draining("ready"))
+    def idle(self, gpu: Gpu | None = None) -> None:
+        self._update(at_once=False, render=None, gpu=gpu, **self._unless_draining("ready"))
 
     def step(self, name: str, status: str) -> None:
         """A loading step was reached; seconds are taken here."""
@@ -99,6 +114,9 @@ class Heart:
         if self._file:
             self._file.touch()
         try:
-            self._store.heartbeat(self._status, TTL_S)
+            self.standing = self._store.heartbeat(self._status, TTL_S)
         except StoreUnavailable as error:
             event(log, "no_heartbeat", logging.WARNING, reason=str(error))
+        if self.standing.drain and self.on_drain:
+            self.on_drain()
+            self.on_drain = None

@@ -99,6 +99,7 @@ class Keep:
             height=picture.height,
             timings_s={phase: round(seconds, 6) for phase, seconds in timings.items()},
             profile=picture.profile,
+            exact=picture.exact,
             stored_at=time.time(),
         )
         try:

@@ -3,10 +3,11 @@
 It imports neither torch nor Celery, so it renews while a kernel compile or a C extension holds the
 worker's interpreter for seconds. It is told over a pipe what is held and how far it is, and answers
 what was canceled or lost. When the pipe closes because the worker died, it gives everything back at
-once. It ends with the pipe and with nothing else.
+once, with what it knows of the cause. It ends with the pipe and with nothing else.
 
-    worker -> keeper   {"redis_url", "store", "lease_s", "max_render_s"}        once
+    worker -> keeper   {"redis_url", "store", "slot", "lease_s", "max_render_s", "oom_kills"}   once
                        {"hold": token, "render": id}   {"step": token, "n": 3}   {"drop": token}
+                       {"bye": cause or null}      before it leaves; null: in order
     keeper -> worker   {"cancel": token}   {"lost": token}                       once each
 """
 
@@ -24,10 +25,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, Any
 
+from shared.cgroup import OomWatch
 from shared.errors import StoreUnavailable
 from shared.logs import event, setup
 from shared.store.address import connect
-from shared.store.port import JobStore
+from shared.store.port import Cause, JobStore
 from shared.store.redis_store import RedisJobStore, StoreConfig
 
 log = logging.getLogger("farm.keeper")
@@ -46,12 +48,21 @@ class _Held:
 class Keeper:
     """What the process does, apart from pipes. `tell` sends one line to the worker."""
 
-    def __init__(self, store: JobStore, lease_s: float, max_render_s: float, tell: Tell) -> None:
+    def __init__(
+        self,
+        store: JobStore,
+        lease_s: float,
+        max_render_s: float,
+        tell: Tell,
+        oom_kills: int | None = None,
+    ) -> None:
         self._store = store
         self._lease_s = lease_s
         self._max_render_s = max_render_s
         self._tell = tell
         self._held: dict[str, _Held] = {}
+        self._end: Cause | None = "worker_lost"  # unless the worker says goodbye
+        self._oom = OomWatch(oom_kills)
 
     def hear(self, line: dict[str, Any]) -> None:
         if "hold" in line:
@@ -61,9 +72,12 @@ class Keeper:
             self._held[line["step"]].step = line["n"]
         elif "drop" in line:
             self._held.pop(line["drop"], None)
+        elif "bye" in line:
+            self._end = line["bye"]
 
     def renew(self) -> None:
         """Renew all leases but those of hung renders; pass on what was canceled or lost."""
+        self._oom.look()
         now = time.monotonic()
         for token, held in self._held.items():
             if now > held.give_up_at and not held.told:
@@ -78,11 +92,18 @@ class Keeper:
         held.told = True
         self._tell({standing: token})
 
-    def give_back(self, store: JobStore) -> None:
-        """The worker is dead: its renders go to others now, not when their leases end."""
+    def give_back(self, store: JobStore, slot: str) -> None:
+        """The worker is gone: its renders go to others now, not when their leases end."""
+        words = self._oom.words() if self._end == "worker_lost" else None
+        end: Cause | None = "container_memory" if words else self._end
+        if words:
+            event(log, "container_memory", logging.ERROR, worker=slot, reason=words)
+        if end:
+            store.died(slot, end)
+        cause = end or "worker_lost"
         for token, held in self._held.items():
-            if store.release(held.render, token, lost=True):
-                event(log, "given_back", logging.WARNING, render=held.render, reason="worker died")
+            if store.release(held.render, token, lost=True, cause=cause, detail=words or ""):
+                event(log, "given_back", logging.WARNING, render=held.render, reason=cause)
 
 
 def main() -> None:
@@ -96,12 +117,18 @@ def main() -> None:
     config = hello[0]
     store_config = StoreConfig(**config["store"])
     store = RedisJobStore(connect(config["redis_url"], patience_s=2.0), store_config)
-    keeper = Keeper(store, config["lease_s"], config["max_render_s"], _teller(sys.stdout))
+    keeper = Keeper(
+        store,
+        config["lease_s"],
+        config["max_render_s"],
+        _teller(sys.stdout),
+        config["oom_kills"],
+    )
     for line in hello[1:]:
         keeper.hear(line)
     _serve(keeper, pipe, min(BEAT_S, config["lease_s"] / 4))
     patient = connect(config["redis_url"], patience_s=60.0)
-    keeper.give_back(RedisJobStore(patient, store_config))
+    keeper.give_back(RedisJobStore(patient, store_config), config["slot"])
 
 
 def _serve(keeper: Keeper, pipe: _Lines, beat_s: float) -> None:

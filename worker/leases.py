@@ -11,9 +11,10 @@ from contextlib import suppress
 from threading import Event, Lock, Thread
 from typing import Any
 
+from shared.cgroup import oom_kills
 from shared.errors import Canceled, LeaseLost
 from shared.logs import event
-from shared.store.port import Claim
+from shared.store.port import Cause, Claim
 
 log = logging.getLogger("farm.worker")
 PROGRESS_S = 0.1  # a keeper that waits for Redis reads nothing: never fill its pipe
@@ -82,12 +83,17 @@ class Leases:
         with self._lock:
             self._write(self._process, line)
 
-    def close(self) -> None:
-        """The keeper gives back what is still held, and ends."""
+    def close(self, cause: Cause | None = None) -> None:
+        """The keeper gives back what is still held, and ends; `cause` if this is no leave in order."""
+        self.say_goodbye(cause)
         with self._lock:
             self._closed = True
             self._hang_up(self._process)
         self._listener.join()
+
+    def say_goodbye(self, cause: Cause | None) -> None:
+        """Tell the keeper why its pipe will close; without a word it takes it for a death."""
+        self.tell({"bye": cause})
 
     def _spawn(self) -> subprocess.Popen[str]:
         process = subprocess.Popen(
@@ -97,7 +103,8 @@ class Leases:
             text=True,
             start_new_session=True,  # a Ctrl-C at the terminal is not for the keeper
         )
-        self._write(process, self._config)
+        # Counted here: the kernel may kill this process before the keeper can count.
+        self._write(process, {**self._config, "oom_kills": oom_kills()})
         return process
 
     @staticmethod

@@ -9,13 +9,15 @@ import socket
 import sys
 import warnings
 from contextlib import ExitStack
+from threading import Thread
 from typing import Any
 
 from celery import signals
 from celery.exceptions import SecurityWarning
 from prometheus_client import CollectorRegistry, start_http_server
+from ulid import ULID
 
-from shared.errors import FarmError
+from shared.errors import DeviceFault, FarmError
 from shared.images import PictureInfo
 from shared.keys import queue_name
 from shared.logs import event, setup
@@ -28,21 +30,27 @@ from shared.store.checks import report
 from shared.store.port import Claim, JobStore, WorkerStatus
 from shared.store.redis_store import StoreConfig
 from shared.tickets import TASK, make_app, ticket_template
+from worker import exits
+from worker.duty import wait_for_duty
 from worker.engines.port import Picture, Renderer
+from worker.exits import Ending
+from worker.health import Health
 from worker.heart import Heart
 from worker.keep import Keep
 from worker.leases import Leases
 from worker.render import Bench, Seat
+from worker.watchdog import Watchdog
 
 log = logging.getLogger("farm.worker")
 PATIENCE_S = 60.0  # a worker waits so long for Redis to come back before it lets go of a render
 
 
 def serve(settings: Settings, model: str | None = None) -> int:
-    """Load the model, then answer tickets until SIGTERM or SIGINT; the exit code.
+    """Load the model, then answer tickets until SIGTERM or SIGINT; the exit code (worker/exits.py).
 
     SIGTERM drains: the running render has `drain_s` to finish, then it is given back; what is being
-    stored is stored; the code is 0. 1: the model could not be loaded.
+    stored is stored. An order to drain does the same; a worker that starts while the order stands,
+    or in quarantine, waits before it loads anything.
     """
     from worker.loading.load import pick_device
 
@@ -53,21 +61,29 @@ def serve(settings: Settings, model: str | None = None) -> int:
     device = pick_device(settings.device)
     name = settings.worker_name or f"{socket.gethostname()}-{device.replace(':', '')}"
     store = open_store(settings, patience_s=PATIENCE_S)
+    ending = Ending()
     with ExitStack() as stack:
         heart = _start_heart(settings, store, entry, name, device)
+        stack.callback(lambda: heart.stop(leave=heart.state != "failed"))
         try:
+            wait_for_duty(heart, settings.quarantine_after)
+            heart.on_drain = ending.leave
+            # Before the model: the keeper also tells what killed a worker that was loading.
+            leases = _start_leases(settings, name)
+            stack.callback(lambda: leases.close(ending.cause))
             renderer = _load(settings, entry, device, heart)
         except FarmError as error:
+            ending.code = exits.NOT_LOADED
+            if isinstance(error, DeviceFault):
+                ending.code = exits.DEVICE_FAULT
+                store.unwell(name, str(ULID()))
             event(log, "not_loaded", logging.ERROR, model=entry.id, reason=str(error))
             heart.say("failed", str(error))
-            heart.stop(leave=False)
-            return 1
-        except BaseException:
-            heart.stop()
-            raise
-        stack.callback(heart.stop)
-        return _work(settings, entry, name, store, renderer, heart, stack)
-    raise AssertionError("unreachable")
+        else:
+            _work(settings, entry, name, store, renderer, heart, leases, ending, stack)
+    if ending.code == exits.DEVICE_FAULT:
+        os._exit(ending.code)  # CUDA's own way out would fail again, or hang
+    return ending.code
 
 
 def _start_heart(
@@ -97,6 +113,18 @@ def _load(settings: Settings, entry: ModelEntry, device: str, heart: Heart) -> R
     return load(entry, settings, device, heart.step)
 
 
+def _start_leases(settings: Settings, name: str) -> Leases:
+    return Leases(
+        {
+            "redis_url": settings.redis_address,
+            "store": StoreConfig.of(settings, ticket_template()).as_dict(),
+            "slot": name,
+            "lease_s": settings.lease_s,
+            "max_render_s": settings.max_render_s,
+        }
+    )
+
+
 def _work(
     settings: Settings,
     entry: ModelEntry,
@@ -104,21 +132,14 @@ def _work(
     store: JobStore,
     renderer: Renderer,
     heart: Heart,
+    leases: Leases,
+    ending: Ending,
     stack: ExitStack,
-) -> int:
+) -> None:
     registry = CollectorRegistry()
     metrics = WorkerMetrics(registry)
     if settings.worker_metrics_port is not None:
         start_http_server(settings.worker_metrics_port, "127.0.0.1", registry)
-    leases = Leases(
-        {
-            "redis_url": settings.redis_address,
-            "store": StoreConfig.of(settings, ticket_template()).as_dict(),
-            "lease_s": settings.lease_s,
-            "max_render_s": settings.max_render_s,
-        }
-    )
-    stack.callback(leases.close)
 
     def describe(claim: Claim, picture: Picture) -> PictureInfo:
         return PictureInfo.of(
@@ -131,12 +152,33 @@ def _work(
     keep = Keep(store, open_results(settings), metrics, describe)
     stack.callback(keep.close)  # before the leases: what is being stored is stored
     seat = Seat(name, entry.pool, settings.lease_s, settings.drain_s)
-    bench = Bench(seat, store, renderer, leases, keep, heart, metrics)
+    health = Health.of(settings, renderer.memory())
+    bench = Bench(seat, store, renderer, leases, keep, heart, metrics, health, ending.leave)
+    if settings.watchdog_s:
+        watchdog = _watch(bench, store, seat, settings.watchdog_s, keep, leases)
+        stack.callback(watchdog.stop)
     heart.say("ready")
     event(log, "ready", worker=name, model=entry.id, pool=entry.pool)
     code = _consume(settings, bench, seat)
-    event(log, "stopped", worker=name, exit_code=code)
-    return code
+    ending.code = ending.code or code
+    event(log, "stopped", worker=name, exit_code=ending.code)
+
+
+def _watch(
+    bench: Bench, store: JobStore, seat: Seat, limit_s: float, keep: Keep, leases: Leases
+) -> Watchdog:
+    def bite() -> None:
+        """The main thread may hang, so this process ends here and now; the keeper gives back."""
+        bench.drain()
+        keeping = Thread(target=keep.close, daemon=True)  # what is drawn is stored first
+        keeping.start()
+        keeping.join(PATIENCE_S)
+        leases.say_goodbye("deaf")
+        os._exit(exits.DEAF)
+
+    watchdog = Watchdog(bench, store, seat.pool, limit_s, bite)
+    watchdog.start()
+    return watchdog
 
 
 def _consume(settings: Settings, bench: Bench, seat: Seat) -> int:

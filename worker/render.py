@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotYet
 from dataclasses import dataclass
@@ -12,13 +13,23 @@ from typing import Any
 
 from ulid import ULID
 
-from shared.errors import Canceled, FarmError, GivenBack, LeaseLost, RenderFailed
+from shared.errors import (
+    Canceled,
+    DeviceFault,
+    FarmError,
+    GivenBack,
+    LeaseLost,
+    RenderFailed,
+    StoreUnavailable,
+)
 from shared.jobs import Failure, StoredResult
 from shared.logs import event
 from shared.metrics import WorkerMetrics
 from shared.store.port import Claim, JobStore
+from worker import exits
 from worker.engines.port import Picture, Renderer
 from worker.fail import fail
+from worker.health import Health, rss_mb
 from worker.heart import Heart
 from worker.keep import Keep
 from worker.leases import Lease, Leases
@@ -28,6 +39,7 @@ log = logging.getLogger("farm.worker")
 # A stored result is looked for first for so long; a slower store is asked beside the first steps,
 # so that the device never waits for it.
 LOOK_FIRST_S = 0.005
+DEVICE_FAILED = str(DeviceFault())  # a client sees this; what CUDA said is for the log
 
 
 class Found(FarmError):
@@ -45,7 +57,10 @@ class Seat:
 
 
 class Bench:
-    """Takes one ticket at a time, always from the same thread."""
+    """Takes one ticket at a time, always from the same thread.
+
+    `leave` is called with an exit code when this worker must go; it makes the process drain.
+    """
 
     def __init__(
         self,
@@ -56,6 +71,8 @@ class Bench:
         keep: Keep,
         heart: Heart,
         metrics: WorkerMetrics,
+        health: Health,
+        leave: Callable[[int], None],
     ) -> None:
         self._seat = seat
         self._store = store
@@ -64,9 +81,24 @@ class Bench:
         self._keep = keep
         self._heart = heart
         self._metrics = metrics
+        self._health = health
+        self._leave = leave
+        self._lease: Lease | None = None
         self._draining = Event()
         self._drain_until = float("inf")
         self._idle_since: float | None = None
+        self.tickets = 0
+        self.at_work = False
+
+    @property
+    def draining(self) -> bool:
+        return self._draining.is_set()
+
+    @property
+    def stuck(self) -> bool:
+        """Whether it works on a render that it has lost, as if nobody had told it."""
+        lease = self._lease
+        return lease is not None and lease.lost.is_set()
 
     def drain(self) -> None:
         """Take no new render; the running one has `drain_s` to finish before it is given back."""
@@ -77,8 +109,16 @@ class Bench:
 
     def take(self) -> bool:
         """Answer one ticket; False when there was nothing to render."""
-        if self._draining.is_set():
+        self.tickets += 1
+        if self.draining:
             return False
+        self.at_work = True
+        try:
+            return self._take()
+        finally:
+            self.at_work = False
+
+    def _take(self) -> bool:
         claim = self._store.claim(
             self._seat.pool, str(ULID()), self._seat.name, self._seat.name, self._seat.lease_s
         )
@@ -86,15 +126,34 @@ class Bench:
             self._metrics.idle_tickets.inc()
             return False
         self._observe_idle()
-        lease = self._leases.hold(claim)
+        self._lease = lease = self._leases.hold(claim)
         event(log, "claimed", **claim.who, waited_s=_ms(claim.claimed_at - claim.queued_at))
         self._heart.busy(claim.render_id)
         try:
             self._live(claim, lease)
         finally:
+            self._lease = None
             self._idle_since = time.monotonic()
-            self._heart.idle()
+            self._rest()
         return True
+
+    def _rest(self) -> None:
+        """Between two renders: is this worker well?"""
+        if self.draining:
+            self._heart.idle()
+            return
+        gpu = self._renderer.memory()
+        self._heart.idle(gpu)
+        if complaint := self._health.complaint(rss_mb(), gpu):
+            self._go(exits.UNWELL, complaint)
+
+    def _go(self, code: int, reason: str) -> None:
+        event(log, "unwell", logging.ERROR, worker=self._seat.name, reason=reason)
+        self._leave(code)
+        try:
+            self._store.unwell(self._seat.name, str(ULID()))
+        except StoreUnavailable as error:
+            event(log, "not_counted", logging.WARNING, reason=str(error))
 
     def _live(self, claim: Claim, lease: Lease) -> None:
         """One render from claim to keeping. Whoever ends it here also lets go of the lease."""
@@ -115,16 +174,25 @@ class Bench:
             self._ended("lost", claim, logging.WARNING)
         except RenderFailed as error:
             failure = Failure(code=error.code, message=str(error), retryable=error.retryable)
+            self._health.failed(error.code)
             fail(self._store, self._metrics, claim, failure, reason=str(error))
+        except DeviceFault as error:
+            self._go(exits.DEVICE_FAULT, str(error))
+            self._store.release(
+                claim.render_id, claim.token, lost=True, cause="device_fault", detail=DEVICE_FAILED
+            )
+            self._ended("device_fault", claim, logging.WARNING)
         except FarmError:
             lease.drop()  # the job store is away: the lease ends, and another claim follows
             raise
         except Exception:
             failure = Failure(code="internal_error", message="internal error")
+            self._health.failed("internal_error")
             fail(self._store, self._metrics, claim, failure, logging.ERROR)
             lease.drop()
             raise
         else:
+            self._health.rendered()
             self._keep.put(claim, lease, picture)
             return
         lease.drop()

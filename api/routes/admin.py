@@ -85,6 +85,7 @@ def _remembered(farm: Farm, found: Poison) -> list[Job]:
 
 def _again(farm: Farm, old: Job, render_id: str) -> Job:
     """One new job, however often this is asked: no client's key has a space in it."""
+    farm.drain.refuse_orders()
     key = (f"poison {render_id} {old.id}", digest_retry(old.id))
     entry = farm.catalog.find(old.input["model"])
     submitted = farm.store.submit(again(old, entry, now=time.time(), idempotency=key))

@@ -106,7 +106,7 @@ def cancel(request: Request, owner: Caller, job_id: str) -> Response:
         **responses(
             "model_not_found", "invalid_idempotency_key", "missing_api_key", "invalid_api_key",
             "job_not_found", "job_gone", "job_not_finished", "job_already_finished",
-            "idempotency_key_reused", "queue_full", "store_unavailable",
+            "idempotency_key_reused", "draining", "queue_full", "store_unavailable",
         ),
     },
 )  # fmt: skip
@@ -117,6 +117,7 @@ def retry(
     idempotency_key: Annotated[str | None, Header()] = None,
 ) -> Response:
     farm = farm_of(request)
+    farm.drain.refuse_orders()
     old = farm.find(request, job_id, owner)
     replay = None if idempotency_key is None else (_key(idempotency_key), digest_retry(old.id))
     entry = farm.catalog.find(old.input["model"])

@@ -21,6 +21,7 @@ from shared.models import ModelEntry
 from shared.store.port import WorkerStatus
 
 router = APIRouter(tags=["operations"])
+_WORKER = {"state", "steps", "error", "note", "last_death"}
 
 
 @get(router, "/healthz", summary="The process lives")
@@ -115,7 +116,7 @@ def _status(entry: ModelEntry, workers: Sequence[WorkerStatus]) -> dict[str, Any
     return {
         "id": entry.id,
         "ready": ready_workers(entry, workers) > 0,
-        "workers": [w.model_dump(mode="json", include={"state", "steps", "error"}) for w in mine],
+        "workers": [w.model_dump(mode="json", include=_WORKER) for w in mine],
     }
 
 
@@ -128,4 +129,8 @@ def _reason(workers: Sequence[WorkerStatus]) -> str:
         if worker.state == "loading":
             step = next((s.name for s in worker.steps if s.status == "running"), "start")
             return f"a worker of {worker.model} is loading ({step})"
+    for worker in workers:
+        if worker.state in ("quarantined", "draining"):
+            note = f": {worker.note}" if worker.note else ""
+            return f"a worker of {worker.model} is {worker.state}{note}"
     return "no worker is running"

@@ -108,7 +108,7 @@ class LocalResults:
         except (FileNotFoundError, IsADirectoryError):
             return None
         result = names.decode(data, fingerprint, token)
-        return result if result and result.size_bytes == size else None
+        return result if result and result.exact and result.size_bytes == size else None
 
     def _pieces(self, result: StoredResult, start: int, end: int | None) -> Iterator[bytes]:
         path = self._folder / names.picture(result.fingerprint, result.token)

@@ -38,7 +38,7 @@ class ResultStore(Protocol):
         """
 
     def find(self, fingerprint: str) -> StoredResult | None:
-        """The oldest complete result of this fingerprint; None when there is none.
+        """The oldest complete, exact result of this fingerprint; None when there is none.
 
         An unreadable or foreign record is passed over.
         """

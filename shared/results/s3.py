@@ -90,7 +90,8 @@ class S3Results:
             sizes = self._listed(names.folder(fingerprint))
             for token in names.recorded_tokens(sizes):
                 result = names.decode(self._record(fingerprint, token), fingerprint, token)
-                if result and sizes.get(f"{token}.png") == result.size_bytes:
+                whole = result and sizes.get(f"{token}.png") == result.size_bytes
+                if result and result.exact and whole:
                     return result
         return None
 

@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from redis.sentinel import Sentinel
+from redis.sentinel import Sentinel, SentinelManagedConnection, SentinelManagedSSLConnection
 
 from shared.errors import SettingsError
 from shared.store.patience import Patience
@@ -24,6 +24,23 @@ from shared.store.patience import Patience
 SENTINEL_PORT = 26379
 CONNECT_S = 2.0
 ANSWER_S = 2.0  # a connection that is silent for so long is given up: it may be half open
+
+
+class _Guided(SentinelManagedConnection):
+    """Asks the sentinels whenever it connects.
+
+    redis-py asks before a call and not between its tries, so a call that a failover interrupts would
+    dial the dead primary until its patience ends.
+    """
+
+    def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        if self._sock is None:
+            self._connect_retry()  # type: ignore[no-untyped-call]  # once: the caller tries again
+        super().send_packed_command(command, check_health)  # type: ignore[no-untyped-call]
+
+
+class _GuidedTls(_Guided, SentinelManagedSSLConnection):
+    pass
 
 
 @dataclass(slots=True, frozen=True)
@@ -76,6 +93,7 @@ def connect(url: str, *, patience_s: float) -> redis.Redis:
     at = _sentinels(url)
     once = Retry(NoBackoff(), 0)  # the next sentinel is the retry
     sentinel: Any = Sentinel(at.places, sentinel_kwargs={**at.asking, "retry": once})  # type: ignore[no-untyped-call]
+    options["connection_class"] = _Guided if at.tls is None else _GuidedTls
     client: redis.Redis = sentinel.master_for(
         at.service, db=at.db, **at.login, **at.encrypted, **options
     )

@@ -168,9 +168,14 @@ def decode_poison(entry: list[Any]) -> Poison:
     )
 
 
-def decode_worker(line: str, now: float) -> WorkerStatus:
+def decode_worker(entry: list[Any], now: float) -> WorkerStatus:
+    """From [line in the hash of workers, last death or None, renders held]."""
+    line, death, holding = entry
     seen, ttl, status = line.split(" ", 2)
-    fields = {**json.loads(status), "last_seen_at": float(seen)}
+    fields = {**json.loads(status), "last_seen_at": float(seen), "holding": holding}
+    if death:
+        at, cause = death.split(" ")
+        fields["last_death"] = {"at": float(at), "cause": cause}
     if now - float(seen) > float(ttl):
         fields["state"] = "lost"
     return WorkerStatus.model_validate(fields)

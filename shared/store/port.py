@@ -14,6 +14,9 @@ from shared.jobs import Failure, Job, Record, RenderSpec, StoredResult
 
 WEIGHTS = {"high": 4.0, "normal": 1.0, "low": 0.25}
 Hold = Literal["held", "cancel", "lost"]
+# Why a worker died, as far as anybody knows; `worker_lost` is all that is left to say.
+Cause = Literal["worker_lost", "container_memory", "device_fault", "deaf", "unwell"]
+UNWELL_S = 3600  # how long it is remembered that a worker left because it was unwell
 
 
 @dataclass(slots=True, frozen=True)
@@ -112,19 +115,48 @@ class LoadingStep(Record):
     seconds: float | None = None
 
 
+@dataclass(slots=True, frozen=True)
+class Standing:
+    """What the farm wants of a worker: its heartbeat is answered with this."""
+
+    drain: bool = False  # an operator wants it to take no render, until the order is lifted
+    unwell: int = 0  # how often workers of this name left as unwell within `UNWELL_S`
+
+
+class Death(Record):
+    cause: Cause
+    at: float  # unix seconds
+
+
+class Gpu(Record):
+    """A worker's device, and the memory that the tensors of its process take there, MiB."""
+
+    name: str
+    memory_used_mb: int
+    memory_peak_mb: int
+    memory_total_mb: int
+
+
 class WorkerStatus(Record):
-    """One worker's heartbeat. `steps` are the loading steps reached."""
+    """One worker's heartbeat. `steps` are the loading steps reached; `note` explains the state.
+
+    `holding` (renders that it leases) and `last_death` are the store's own knowledge.
+    """
 
     name: str
     pool: str
     model: str
-    state: Literal["loading", "ready", "busy", "draining", "failed", "lost"]
+    state: Literal["loading", "ready", "busy", "draining", "quarantined", "failed", "lost"]
     device: str = ""
     pid: int = 0
     host: str = ""
     render: str | None = None
     steps: tuple[LoadingStep, ...] = ()
     error: str | None = None
+    note: str | None = None
+    gpu: Gpu | None = None
+    holding: int = 0
+    last_death: Death | None = None
     last_seen_at: float = 0.0
 
 
@@ -202,22 +234,38 @@ class JobStore(Protocol):
     ) -> bool | Delayed:
         """End the render: a result, a failure, or None for canceled. False: the lease is lost.
 
-        The answer is Delayed to a retryable failure while the render's budget lasts; one that nobody
-        wants any more is canceled. `found`: the result was stored before. `device_s` corrects later
-        cost predictions.
+        A result that is not `exact` ends its jobs well and answers no later order. The answer is
+        Delayed to a retryable failure while the render's budget lasts; one that nobody wants any
+        more is canceled. `found`: the result was stored before. `device_s` corrects later cost
+        predictions.
         """
 
-    def release(self, render_id: str, token: str, *, lost: bool) -> bool:
+    def release(
+        self,
+        render_id: str,
+        token: str,
+        *,
+        lost: bool,
+        cause: Cause = "worker_lost",
+        detail: str = "",
+    ) -> bool:
         """Give the render back to its old place in the queue. False: the lease was lost already.
 
-        `lost`: its worker died; the last allowed loss fails the render as `worker_lost`.
+        `lost`: its worker died, of `cause`; `detail` says it in words for a client. The last
+        allowed loss fails the render as `worker_lost`, or as `container_memory` for that cause.
         """
 
     def adopt(self, slot: str) -> Moved:
         """Give back, as lost, what an earlier process on this slot still holds."""
 
-    def heartbeat(self, status: WorkerStatus, ttl_s: float) -> None:
-        """Say that the worker lives. After `ttl_s` of silence it shows as lost."""
+    def died(self, slot: str, cause: Cause) -> None:
+        """Remember why the worker of this slot ended, whether it held a render or not."""
+
+    def unwell(self, slot: str, token: str) -> None:
+        """Remember that a worker of this slot leaves because it is unwell; once for one token."""
+
+    def heartbeat(self, status: WorkerStatus, ttl_s: float) -> Standing:
+        """Say that the worker lives, hear what is wanted. Silent for `ttl_s`, it shows as lost."""
 
     def leave(self, name: str) -> None:
         """The worker ended in order and is forgotten."""
@@ -252,8 +300,15 @@ class JobStore(Protocol):
     def results_in_use(self) -> set[str]:
         """Tokens of all pictures that a remembered render refers to; O(renders)."""
 
+    def drain(self, name: str) -> None:
+        """Order the worker to take no more renders and leave; it stands until it is lifted."""
+
+    def lift(self, name: str) -> bool:
+        """Lift the order to drain, and the quarantine. False: there was neither."""
+
     # everybody's
-    def workers(self) -> list[WorkerStatus]: ...
+    def workers(self) -> list[WorkerStatus]:
+        """Every worker heard of within an hour, by name."""
 
     def stats(self) -> Stats: ...
 

@@ -22,13 +22,16 @@ from shared.store.checks import faults_of
 from shared.store.durable import Durable, Wanted
 from shared.store.faults import fault_of
 from shared.store.port import (
+    UNWELL_S,
     WEIGHTS,
+    Cause,
     Claim,
     Delayed,
     Hold,
     Moved,
     Poison,
     PoolStats,
+    Standing,
     Stats,
     StoreFault,
     Submission,
@@ -40,6 +43,7 @@ from shared.store.server import look
 TICKETS_MAX = 16  # each claim tops up for the next, so a few invite any number of workers
 IDEMPOTENCY_S = 86_400
 FORGET_WORKER_S = 3_600
+DEATH_S = 604_800  # how long the last death of a slot is remembered
 CONDEMNED_S = 86_400
 BATCH = 200
 
@@ -168,16 +172,34 @@ class RedisJobStore:
         return codec.decode_closed(self._run("close", render_id, token, *what))
 
     @_translated
-    def release(self, render_id: str, token: str, *, lost: bool) -> bool:
-        return bool(self._run("release", render_id, token, int(lost)))
+    def release(
+        self,
+        render_id: str,
+        token: str,
+        *,
+        lost: bool,
+        cause: Cause = "worker_lost",
+        detail: str = "",
+    ) -> bool:
+        return bool(self._run("release", render_id, token, int(lost), cause, detail))
 
     @_translated
     def adopt(self, slot: str) -> Moved:
         return codec.decode_moved(self._run("adopt", slot))
 
     @_translated
-    def heartbeat(self, status: WorkerStatus, ttl_s: float) -> None:
-        self._run("heartbeat", status.name, ttl_s, status.model_dump_json(exclude={"last_seen_at"}))
+    def died(self, slot: str, cause: Cause) -> None:
+        self._run("died", slot, cause)
+
+    @_translated
+    def unwell(self, slot: str, token: str) -> None:
+        self._run("unwell", slot, token)
+
+    @_translated
+    def heartbeat(self, status: WorkerStatus, ttl_s: float) -> Standing:
+        told = status.model_dump_json(exclude={"last_seen_at", "holding", "last_death"})
+        order, unwell = self._run("heartbeat", status.name, ttl_s, told)
+        return Standing(order == "drain", unwell)
 
     @_translated
     def leave(self, name: str) -> None:
@@ -236,10 +258,20 @@ class RedisJobStore:
             yield batch
 
     @_translated
+    def drain(self, name: str) -> None:
+        self._redis.hset(KEYS["orders"], name, "drain")
+
+    @_translated
+    def lift(self, name: str) -> bool:
+        pipe = self._redis.pipeline(transaction=True)
+        pipe.hdel(KEYS["orders"], name)
+        pipe.delete(KEYS["unwell"] + name)
+        return any(pipe.execute())
+
+    @_translated
     def workers(self) -> list[WorkerStatus]:
-        now = float("{}.{:06d}".format(*self._redis.time()))
-        lines = cast("dict[str, str]", self._redis.hgetall(KEYS["workers"]))
-        return sorted((codec.decode_worker(line, now) for line in lines.values()), key=_by_name)
+        now, *seen = self._run("workers")
+        return sorted((codec.decode_worker(one, float(now)) for one in seen), key=_by_name)
 
     @_translated
     def stats(self) -> Stats:
@@ -284,7 +316,7 @@ def _by_name(status: WorkerStatus) -> str:
 
 SCRIPTS = (
     "submit", "get", "cancel", "forget", "claim", "renew", "storing", "close", "release",
-    "adopt", "reap", "expire", "reconcile", "audit", "heartbeat",
+    "adopt", "reap", "expire", "reconcile", "audit", "heartbeat", "died", "unwell", "workers",
     "poison", "condemn",
 )  # fmt: skip
 
@@ -300,5 +332,6 @@ def prelude(config: StoreConfig) -> str:
         f"local K = {{ {names} }}; local TICKET = [==[{config.ticket}]==]; "
         f"local TICKETS_MAX, MAX_LOSSES = {TICKETS_MAX}, {config.max_losses}; "
         f"local MAX_RETRIES, RETRY_PAUSE_S = {config.max_retries}, {config.retry_pause_s}; "
-        f"local RETENTION_S, IDEMPOTENCY_S = {config.retention_s}, {IDEMPOTENCY_S}\n"
+        f"local RETENTION_S, IDEMPOTENCY_S = {config.retention_s}, {IDEMPOTENCY_S}; "
+        f"local DEATH_S, UNWELL_S = {DEATH_S}, {UNWELL_S}\n"
     )

@@ -12,7 +12,7 @@ from shared.errors import IdempotencyConflict, JobFinished, JobNotFound, QueueFu
 from shared.jobs import Failure, JobStatus, RenderState
 from shared.store.address import connect
 from shared.store.memory import MemoryJobStore
-from shared.store.port import Claim, Delayed, JobStore, LoadingStep, WorkerStatus
+from shared.store.port import Cause, Claim, Delayed, JobStore, LoadingStep, WorkerStatus
 from shared.store.redis_store import RedisJobStore, StoreConfig
 from shared.tickets import ticket_template
 from tests.orders import POOL, stored, submission
@@ -866,6 +866,136 @@ def test_workers_are_listed_until_they_leave_and_shown_as_lost_when_silent(store
     assert one.last_seen_at > 0
     store.leave("w1")
     assert [worker.name for worker in store.workers()] == ["w2"]
+
+
+def status(name: str = "slot") -> WorkerStatus:
+    return WorkerStatus(name=name, pool=POOL, model="tiny", state="ready")
+
+
+def test_an_order_to_drain_is_heard_with_every_heartbeat_until_it_is_lifted(
+    store: JobStore,
+) -> None:
+    assert not store.heartbeat(status(), 30).drain
+
+    store.drain("slot")
+    store.drain("slot")
+
+    assert store.heartbeat(status(), 30).drain
+    assert not store.heartbeat(status("other"), 30).drain
+    store.leave("slot")
+    assert store.heartbeat(status(), 30).drain  # the order outlives the process
+    assert store.lift("slot")
+    assert not store.heartbeat(status(), 30).drain
+    assert not store.lift("slot")
+
+
+def test_unwell_exits_are_counted_once_each_until_they_are_lifted(store: JobStore) -> None:
+    for token in ("a", "b", "b"):
+        store.unwell("slot", token)
+
+    assert store.heartbeat(status(), 30).unwell == 2
+    assert store.heartbeat(status("other"), 30).unwell == 0
+    assert store.lift("slot")
+    assert store.heartbeat(status(), 30).unwell == 0
+
+
+def test_a_worker_shows_what_it_holds_until_that_is_stored(store: JobStore) -> None:
+    store.submit(submission(n=2))
+    store.heartbeat(status(), 30)
+    first, second = claim(store, "t1"), claim(store, "t2")
+    store.storing(first.render_id, "t1", 4)
+
+    assert store.workers()[0].holding == 2
+    finish(store, first)
+    store.release(second.render_id, "t2", lost=False)
+    assert store.workers()[0].holding == 0
+
+
+def test_a_worker_shows_what_its_slot_died_of_last(store: JobStore) -> None:
+    store.heartbeat(status(), 30)
+    assert store.workers()[0].last_death is None
+
+    store.died("slot", "deaf")
+    store.died("slot", "container_memory")
+
+    death = store.workers()[0].last_death
+    assert death is not None
+    assert (death.cause, abs(death.at - store.workers()[0].last_seen_at) < 60) == (
+        "container_memory",
+        True,
+    )
+
+
+@pytest.mark.parametrize("how", ["release", "adopt", "reap"])
+def test_every_lost_render_tells_of_a_death(store: JobStore, how: str) -> None:
+    job = store.submit(submission()).job
+    store.heartbeat(status(), 30)
+    taken = claim(store, lease_s=0.01)
+
+    if how == "release":
+        store.release(taken.render_id, taken.token, lost=True)
+    elif how == "adopt":
+        store.adopt("slot")
+    else:
+        wait_until(lambda: store.reap().requeued)
+
+    death = store.workers()[0].last_death
+    assert death is not None
+    assert death.cause == store.get(job.id).images[0].render.last_loss == "worker_lost"
+
+
+def test_a_render_given_back_in_order_tells_of_no_death(store: JobStore) -> None:
+    store.submit(submission())
+    store.heartbeat(status(), 30)
+    taken = claim(store)
+
+    store.release(taken.render_id, taken.token, lost=False)
+
+    assert store.workers()[0].last_death is None
+
+
+@pytest.mark.parametrize(
+    ("cause", "code"), [("container_memory", "container_memory"), ("device_fault", "worker_lost")]
+)
+def test_the_last_loss_says_in_words_what_killed_the_worker(
+    store: JobStore, cause: Cause, code: str
+) -> None:
+    job = store.submit(submission()).job
+    for attempt in range(MAX_LOSSES):
+        taken = claim(store, f"t{attempt}")
+        store.release(taken.render_id, taken.token, lost=True, cause=cause, detail="it was so")
+
+    render = store.get(job.id).images[0].render
+    assert render.error is not None
+    assert (render.last_loss, render.error.code, render.error.retryable) == (cause, code, False)
+    assert render.error.message == "the render took down its worker 3 times: it was so"
+
+
+def test_an_inexact_picture_ends_its_jobs_and_answers_no_later_order(store: JobStore) -> None:
+    one, two = store.submit(submission(seed=5)).job, store.submit(submission(seed=5)).job
+    taken = claim(store)
+    inexact = stored(taken.fingerprint, "t1").model_copy(update={"exact": False})
+
+    assert store.close(taken.render_id, "t1", inexact)
+
+    assert {store.get(job.id).status for job in (one, two)} == {JobStatus.succeeded}
+    assert store.get(one.id).images[0].render.result == inexact
+    again = store.submit(submission(seed=5))
+    assert (again.hits, again.made) == (0, 1)
+
+
+def test_an_inexact_picture_leaves_an_exact_one_in_its_place(store: JobStore) -> None:
+    store.submit(submission(seed=5))
+    finish(store, claim(store, "t1"))
+    store.submit(submission(seed=5, cache="bypass"))
+    fresh = claim(store, "t2")
+
+    inexact = stored(fresh.fingerprint, "t2").model_copy(update={"exact": False})
+    store.close(fresh.render_id, "t2", inexact)
+
+    result = store.submit(submission(seed=5)).job.images[0].render.result
+    assert result is not None
+    assert result.token == "t1"
 
 
 def test_a_secret_is_made_once(store: JobStore) -> None:

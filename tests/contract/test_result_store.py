@@ -175,12 +175,27 @@ def test_a_record_of_another_result_is_passed_over(store: ResultStore, ground: G
         assert store.find(FINGERPRINT) == sample(SECOND)
 
 
-def test_a_record_of_a_newer_version_is_understood(store: ResultStore, ground: Ground) -> None:
+def test_a_record_of_a_newer_version_is_understood_and_kept_whole(
+    store: ResultStore, ground: Ground
+) -> None:
     newer = sample().model_dump(mode="json") | {"aesthetic_score": 0.7}
     ground.place(name(sample(), "png"), PNG)
     ground.place(name(sample(), "json"), json.dumps(newer).encode())
 
-    assert store.find(FINGERPRINT) == sample()
+    found = store.find(FINGERPRINT)
+
+    assert found is not None
+    assert found.model_dump(mode="json") == newer
+
+
+def test_an_inexact_picture_can_be_read_and_is_never_found(store: ResultStore) -> None:
+    inexact = sample(FIRST).model_copy(update={"exact": False})
+    store.put(inexact, PNG, {})
+
+    assert b"".join(store.read(inexact)) == PNG
+    assert store.find(FINGERPRINT) is None
+    store.put(sample(SECOND), PNG, {})
+    assert store.find(FINGERPRINT) == sample(SECOND)
 
 
 def test_foreign_objects_are_ignored(store: ResultStore, ground: Ground) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -10,7 +11,10 @@ import httpx2
 import pytest
 import redis
 
+from shared.settings import Settings
+from shared.store import open_store
 from tests.e2e.parts import Parts
+from tests.orders import submission
 from tests.servers.nodes import Node
 from tests.waiting import wait_until
 
@@ -43,6 +47,9 @@ class Guarded:
         places = ",".join(f"127.0.0.1:{node.port}" for node in self.sentinels)
         return f"redis+sentinel://:secret@{places}/queue/0"
 
+    def primary_client(self) -> redis.Redis:
+        return redis.Redis(port=self.primary.port, password="secret", decode_responses=True)
+
     def _replicates(self) -> bool:
         try:
             with redis.Redis(port=self.replica.port, password="secret") as client:
@@ -65,6 +72,22 @@ def guarded(tmp_path: Path) -> Iterator[Guarded]:
         yield Guarded(tmp_path / "redis", stack)
 
 
+def test_a_call_that_a_failover_interrupts_finds_the_new_primary(guarded: Guarded) -> None:
+    store = open_store(Settings(redis_url=guarded.url), patience_s=60)
+    store.ping()
+    order = submission()
+    with ThreadPoolExecutor(1) as threads, guarded.primary_client() as client:
+        client.client_pause(60_000, all=False)  # scripts wait, INFO does not
+        call = threads.submit(store.submit, order)
+        wait_until(lambda: _blocked(client))
+
+        guarded.primary.kill()
+
+        assert call.result(30).job.id == order.job.id
+    assert store.get(order.job.id).id == order.job.id
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_farm_goes_on_when_the_primary_is_killed(
     models: Path, tmp_path: Path, guarded: Guarded
@@ -76,7 +99,7 @@ def test_the_farm_goes_on_when_the_primary_is_killed(
         _, url = parts.api()
         jobs = [_order(url, seed) for seed in range(8)]
         wait_until(lambda: _status(url, jobs[0]) == "succeeded", 30)
-        with redis.Redis(port=guarded.primary.port, password="secret") as client:
+        with guarded.primary_client() as client:
             long = httpx2.post(f"{url}/jobs", json={**ORDER, "steps": 100, "n": 4, "seed": 99})
             assert long.status_code == 202
             jobs.append(long.json()["id"])
@@ -92,6 +115,7 @@ def test_the_farm_goes_on_when_the_primary_is_killed(
         assert httpx2.get(f"{url}/status").json()["ready"]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_orders_are_taken_again_by_the_promoted_server(
     models: Path, tmp_path: Path, guarded: Guarded
@@ -109,6 +133,10 @@ def test_orders_are_taken_again_by_the_promoted_server(
             assert client.info("replication")["role"] == "master"
         job = _order(url, 3)
         wait_until(lambda: _status(url, job) == "succeeded", 60)
+
+
+def _blocked(client: redis.Redis) -> bool:
+    return any(other["cmd"] == "evalsha" for other in client.client_list())
 
 
 def _answer(url: str, seed: int) -> int:

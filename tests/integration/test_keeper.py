@@ -38,7 +38,13 @@ def store(url: str) -> Iterator[RedisJobStore]:
 
 def config(url: str, max_render_s: float = 60.0) -> dict[str, object]:
     store = StoreConfig(ticket_template()).as_dict()
-    return {"redis_url": url, "store": store, "lease_s": LEASE_S, "max_render_s": max_render_s}
+    return {
+        "redis_url": url,
+        "store": store,
+        "slot": "slot",
+        "lease_s": LEASE_S,
+        "max_render_s": max_render_s,
+    }
 
 
 @pytest.fixture
@@ -56,7 +62,10 @@ def claim(store: RedisJobStore) -> Claim:
 
 def test_a_held_render_keeps_its_lease(store: RedisJobStore, leases: Leases) -> None:
     job = store.submit(submission()).job
-    leases.hold(claim(store))
+    taken = store.claim(POOL, "token", "slot", "worker", 60.0)
+    assert taken is not None
+    leases.hold(taken).progress(1)
+    wait_until(lambda: store.get(job.id).images[0].render.step == 1)  # from here on it renews
     end = time.monotonic() + 3 * LEASE_S
 
     while time.monotonic() < end:

@@ -264,6 +264,20 @@ def test_an_exit_code_is_put_into_words(code, words):
     assert describe_exit(code) == words
 
 
+def test_an_exit_is_told_with_what_the_program_means_by_it():
+    words = {3: "was deaf"}
+
+    assert describe_exit(3, words) == "exited with code 3: it was deaf"
+    assert describe_exit(1, words) == "exited with code 1"
+
+
+@pytest.mark.parametrize("code", [-9, 137])
+def test_a_kill_is_told_with_its_cause_where_that_is_known(code):
+    told = describe_exit(code, {}, lambda: "the container's memory limit killed it")
+
+    assert told == "was ended by SIGKILL (the container's memory limit killed it)"
+
+
 def test_a_large_log_makes_room_for_a_new_one(tmp_path):
     log = tmp_path / "api.log"
     log.write_bytes(b"x" * (LARGE_LOG_BYTES + 1))

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 import redis
+from kombu.exceptions import OperationalError
 
+from deploy.embedded import free_port
 from shared.errors import StoreRefuses, StoreUnavailable
 from shared.jobs import JobStatus
 from shared.settings import Settings
@@ -56,7 +58,7 @@ def test_both_clients_speak_tls_to_a_server_they_can_verify(tmp_path: Path) -> N
     trusted, other = certify(tmp_path / "tls"), certify(tmp_path / "other")
     key = trusted.with_suffix(".key")
     node = Node(
-        tmp_path / "node", *DURABLE, "port 0", f"tls-port {_tls_port()}", "tls-auth-clients no",
+        tmp_path / "node", *DURABLE, "port 0", f"tls-port {free_port()}", "tls-auth-clients no",
         f"tls-cert-file {trusted}", f"tls-key-file {key}",
     )  # fmt: skip
     port = re.search(r"tls-port (\d+)", (node.folder / "node.conf").read_text())[1]  # type: ignore[index]
@@ -73,12 +75,9 @@ def test_both_clients_speak_tls_to_a_server_they_can_verify(tmp_path: Path) -> N
         assert tickets(settings) == 1
         with pytest.raises(StoreUnavailable):
             open_store(Settings(redis_url=url, redis_ca_file=other), patience_s=0.2).ping()
-
-
-def _tls_port() -> int:
-    from deploy.embedded import free_port
-
-    return free_port()
+        stranger = make_app(Settings(redis_url=url, redis_ca_file=other))
+        with stranger.connection_for_read() as connection, pytest.raises(OperationalError):
+            connection.ensure_connection(max_retries=1, interval_start=0)
 
 
 def _answers(store: object) -> bool:
@@ -123,6 +122,9 @@ def test_the_documented_user_can_do_all_that_the_farm_does(limited: str) -> None
     store.adopt("slot")
     for chore in (store.reap, store.expire, store.reconcile, store.audit):
         chore()
+    assert (store.poison(), store.drop_poison("nothing")) == ([], False)
+    assert store.results_in_use() == {"t1"}
+    assert store.condemn(taken.fingerprint, "t1")
     assert store.secret("signing", "proposal") == "proposal"
     assert store.get(first.id).status is JobStatus.succeeded
     assert (store.workers(), store.stats().leases) == ([], 0)

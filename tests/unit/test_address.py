@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from redis.connection import SSLConnection
 
 from shared.errors import SettingsError
 from shared.settings import Settings
@@ -57,7 +58,7 @@ def test_sentinel_over_tls_is_tls_everywhere() -> None:
 
     assert place.tls == {"ssl_cert_reqs": "required", "ssl_ca_certs": "/etc/ca.crt"}
     assert place.options["sentinel_kwargs"]["ssl"] is True
-    assert "SSL" in connect(url, patience_s=1).connection_pool.connection_class.__name__
+    assert issubclass(connect(url, patience_s=1).connection_pool.connection_class, SSLConnection)
 
 
 @pytest.mark.parametrize("url", ["redis+sentinel://a:1", "redis+sentinel://a:x/queue",

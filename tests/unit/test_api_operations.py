@@ -326,7 +326,8 @@ def test_openapi_describes_every_route_with_its_faults():
         "/jobs", "/jobs/{job_id}", "/jobs/{job_id}/cancel", "/jobs/{job_id}/result",
         "/jobs/{job_id}/retry", "/poison", "/poison/{render_id}", "/poison/{render_id}/retry",
         "/files/{job_id}/{index}.{extension}", "/models", "/models/{model_id}", "/healthz",
-        "/readyz", "/status", "/metrics", "/errors",
+        "/readyz", "/status", "/metrics", "/errors", "/workers", "/workers/{name}/drain",
+        "/workers/{name}/release",
     }  # fmt: skip
     for path, operations in document["paths"].items():
         for operation in operations.values():

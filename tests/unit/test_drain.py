@@ -47,6 +47,7 @@ def test_a_leaving_process_takes_no_order_and_answers_everything_else():
 
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")
     assert refused.headers["retry-after"] == "1"
+    assert client.post(f"/jobs/{job['id']}/retry").json()["error"]["code"] == "draining"
     assert client.get(f"/jobs/{job['id']}").json()["status"] == "succeeded"
     assert client.get(f"/files/{job['id']}/0.png").status_code == 200
     assert client.get("/healthz").status_code == 200

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
 
-from shared.errors import RenderFailed, ResultsUnavailable
+from shared.errors import DeviceFault, RenderFailed, ResultsUnavailable
 from shared.images import PictureInfo
 from shared.jobs import JobStatus, RenderSpec, RenderState, StoredResult
 from shared.metrics import WorkerMetrics
 from shared.store.memory import MemoryJobStore
-from shared.store.port import Claim, WorkerStatus
+from shared.store.port import Claim, Gpu, WorkerStatus
 from tests.orders import POOL, stored, submission
+from worker import exits
 from worker.engines.port import OnStep, Picture
+from worker.health import Health
 from worker.heart import Heart
 from worker.keep import Keep
 from worker.leases import Lease
@@ -32,7 +35,12 @@ class FakeRenderer:
         self.renders = 0
         self.at: Callable[[int], None] = lambda step: None
 
+        self.gpu: Gpu | None = None
+
     def warm_up(self) -> None: ...
+
+    def memory(self) -> Gpu | None:
+        return self.gpu
 
     def render(self, spec: RenderSpec, on_step: OnStep) -> Picture:
         for step in range(1, spec.steps + 1):
@@ -100,9 +108,16 @@ class Farm:
         status = WorkerStatus(name="w", pool=POOL, model="tiny", state="ready")
         heart = Heart(self.store, status, None)
         seat = Seat("w", POOL, LEASE_S, drain_s=0.0)
+        self.health = Health()
+        self.left: list[int] = []
         self.bench = Bench(
-            seat, self.store, self.renderer, self.leases, self.keep, heart, metrics  # type: ignore[arg-type]
+            seat, self.store, self.renderer, self.leases, self.keep, heart, metrics,  # type: ignore[arg-type]
+            self.health, self._leave,
         )  # fmt: skip
+
+    def _leave(self, code: int) -> None:
+        self.left.append(code)
+        self.bench.drain()
 
     def count(self, outcome: str) -> float:
         return self.registry.get_sample_value("renderfarm_renders_total", {"outcome": outcome}) or 0
@@ -305,6 +320,21 @@ def test_an_internal_error_fails_the_render_tells_nothing_and_is_raised_on(farm:
     assert farm.leases.held == set()
 
 
+def test_an_order_that_is_newer_than_the_worker_is_not_rendered(farm: Farm) -> None:
+    order = submission(seed=7)
+    newer = RenderSpec.model_validate({**order.orders[0].spec.model_dump(), "hue": 3})
+    farm.store.submit(replace(order, orders=[replace(order.orders[0], spec=newer)]))
+
+    assert farm.bench.take()
+    farm.keep.close()
+
+    error = farm.store.get(order.job.id).images[0].render.error
+    assert error is not None
+    assert (error.code, error.retryable) == ("worker_too_old", True)
+    assert "hue" in error.message
+    assert (farm.renderer.renders, farm.results.kept) == (0, {})
+
+
 def test_a_store_that_comes_back_gets_its_picture(farm: Farm) -> None:
     job = farm.store.submit(submission()).job
     farm.results.down = 1
@@ -326,3 +356,111 @@ def test_a_store_that_stays_away_is_a_fault_that_may_pass_with_a_typed_code(farm
     assert image.render.error is not None
     assert (image.status, image.render.error.code) == (RenderState.queued, "storage_unavailable")
     assert farm.count("retried") == 1
+
+
+def unwell(farm: Farm) -> int:
+    return farm.store.heartbeat(
+        WorkerStatus(name="w", pool=POOL, model="m", state="busy"), 9
+    ).unwell
+
+
+def refuse(step: int) -> None:
+    raise RenderFailed("render_error", "the image has values that are not finite")
+
+
+def test_a_broken_device_gives_the_render_back_and_ends_the_worker(farm: Farm) -> None:
+    job = farm.store.submit(submission(n=2)).job
+
+    def fail(step: int) -> None:
+        raise DeviceFault("CUDA error: an illegal memory access was encountered")
+
+    farm.renderer.at = fail
+    assert farm.bench.take()
+    assert not farm.bench.take()
+
+    renders = [image.render for image in farm.store.get(job.id).images]
+    assert {render.state for render in renders} == {RenderState.queued}
+    assert sorted(render.last_loss or "" for render in renders) == ["", "device_fault"]
+    assert (farm.left, unwell(farm)) == ([exits.DEVICE_FAULT], 1)
+    assert (farm.leases.held, farm.count("device_fault")) == (set(), 1)
+
+
+def test_failures_in_a_row_end_the_worker_and_are_counted(farm: Farm) -> None:
+    farm.health.max_failures = 3
+    farm.store.submit(submission(n=5))
+    farm.renderer.at = refuse
+
+    taken = [farm.bench.take() for _ in range(5)]
+
+    assert taken == [True, True, True, False, False]
+    assert (farm.left, unwell(farm)) == ([exits.UNWELL], 1)
+
+
+def test_a_picture_between_failures_shows_that_the_worker_is_well(farm: Farm) -> None:
+    farm.health.max_failures = 2
+    farm.store.submit(submission(n=6))
+
+    for turn in range(6):
+        farm.renderer.at = refuse if turn % 2 else lambda step: None
+        farm.bench.take()
+
+    assert farm.left == []
+
+
+@pytest.mark.parametrize("code", ["out_of_memory", "input_missing"])
+def test_what_is_not_the_workers_fault_does_not_count(farm: Farm, code: str) -> None:
+    farm.health.max_failures = 1
+    farm.store.submit(submission(n=2))
+
+    def fail(step: int) -> None:
+        raise RenderFailed(code, "no")
+
+    farm.renderer.at = fail
+    farm.bench.take()
+
+    assert farm.left == []
+
+
+def test_an_internal_error_counts(farm: Farm) -> None:
+    farm.health.max_failures = 1
+    farm.store.submit(submission())
+
+    def fail(step: int) -> None:
+        raise ZeroDivisionError
+
+    farm.renderer.at = fail
+    with pytest.raises(ZeroDivisionError):
+        farm.bench.take()
+
+    assert farm.left == [exits.UNWELL]
+
+
+def test_memory_that_creeps_ends_the_worker_after_its_picture(farm: Farm) -> None:
+    farm.health.max_growth_mb, farm.health.ready_mb = 500, 1000
+    job = farm.store.submit(submission(n=2)).job
+
+    for used_mb in (1500, 1501):
+        farm.renderer.gpu = Gpu(
+            name="card", memory_used_mb=used_mb, memory_peak_mb=0, memory_total_mb=0
+        )
+        farm.bench.take()
+    farm.keep.close()
+
+    assert farm.store.get(job.id).status is JobStatus.succeeded
+    assert farm.left == [exits.UNWELL]
+
+
+def test_a_render_that_was_lost_and_goes_on_is_seen_from_outside(farm: Farm) -> None:
+    farm.store.submit(submission())
+    seen: list[tuple[bool, bool]] = []
+
+    def lose(step: int) -> None:
+        seen.append((farm.bench.at_work, farm.bench.stuck))
+        farm.leases.lease.lost.set()
+        seen.append((farm.bench.at_work, farm.bench.stuck))
+
+    farm.renderer.at = lose
+    farm.bench.take()
+
+    assert seen == [(True, False), (True, True)]
+    assert (farm.bench.at_work, farm.bench.stuck, farm.bench.tickets) == (False, False, 1)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import time
-import traceback
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
-from shared.errors import FarmError, ModelError, RenderFailed
+from shared.errors import DeviceFault, FarmError, ModelError, RenderFailed
 from shared.jobs import RenderSpec
 from shared.models import ModelEntry
+from shared.store.port import Gpu
+from worker.engines.faults import is_device_fault, is_out_of_memory
+from worker.engines.ladder import Ladder, empty_cache, rungs_of
 from worker.engines.port import OnStep, Picture
 
 if TYPE_CHECKING:
@@ -32,11 +35,13 @@ class DiffusersSD3:
         entry: ModelEntry,
         device: str,
         profile: dict[str, str],
+        ladder: Ladder | None = None,
     ) -> None:
         self._pipe = pipe
         self._entry = entry
         self._device = torch.device(device)
         self._profile = profile
+        self._ladder = ladder or Ladder(pipe, self._device, rungs_of(entry, self._device))
         self._schedule = pipe.scheduler.config
         self._embed = lru_cache(PROMPTS_KEPT)(self._encode)
 
@@ -68,21 +73,49 @@ class DiffusersSD3:
     def render(self, spec: RenderSpec, on_step: OnStep) -> Picture:
         if spec.loras or spec.init_image_sha256 or spec.mask_image_sha256:
             raise RenderFailed("render_error", "this engine takes neither LoRAs nor input images")
+        self._ladder.begin()
+        while (picture := self._attempt(spec, on_step)) is None:
+            self._free()
+            if not self._ladder.step_down():
+                message = f"the device has too little memory for {spec.width} x {spec.height}"
+                raise RenderFailed("out_of_memory", message, retryable=True)
+        return picture
+
+    def memory(self) -> Gpu | None:
+        if self._device.type != "cuda":
+            return None
+        return Gpu(
+            name=torch.cuda.get_device_name(self._device),
+            memory_used_mb=torch.cuda.memory_allocated(self._device) // 2**20,
+            memory_peak_mb=torch.cuda.max_memory_allocated(self._device) // 2**20,
+            memory_total_mb=torch.cuda.mem_get_info(self._device)[1] // 2**20,
+        )
+
+    def _attempt(self, spec: RenderSpec, on_step: OnStep) -> Picture | None:
+        """None: the device ran out of memory.
+
+        Nothing of the attempt is held then: its tensors went with the exception that held them.
+        """
         try:
-            with torch.inference_mode():
-                return self._draw(spec, on_step)
+            try:
+                with torch.inference_mode():
+                    return self._draw(spec, on_step)
+            finally:
+                self._pipe.maybe_free_model_hooks()  # under offload: nothing stays on the card
         except FarmError:
             raise
-        except torch.OutOfMemoryError as error:
-            traceback.clear_frames(error.__traceback__)  # they hold the tensors of this render
-            self._empty_cache()
-            message = f"the device has too little memory for {spec.width} x {spec.height}"
-            raise RenderFailed("out_of_memory", message, retryable=True) from error
         except Exception as error:
+            if is_out_of_memory(error):
+                return None
+            if is_device_fault(error):
+                raise DeviceFault(f"the device failed: {error}".splitlines()[0]) from error
             message = f"the engine failed: {type(error).__name__}"
             raise RenderFailed("render_error", message) from error
-        finally:
-            self._pipe.maybe_free_model_hooks()  # under offload: nothing stays on the card
+
+    def _free(self) -> None:
+        self._embed.cache_clear()
+        gc.collect()
+        empty_cache(self._device)
 
     def _draw(self, spec: RenderSpec, on_step: OnStep) -> Picture:
         started = self._now()
@@ -98,18 +131,22 @@ class DiffusersSD3:
             "denoise": denoised - encoded,
             "decode": self._now() - denoised,
         }
-        return Picture(rgb, spec.width, spec.height, timings, dict(self._profile))
+        rung = self._ladder.rung
+        profile = self._profile | ({"memory": rung.value} if rung else {})
+        exact = self._ladder.is_exact(latents)
+        return Picture(rgb, spec.width, spec.height, timings, profile, exact)
 
     def _encode(self, prompt: str) -> Embeddings:
         """The same for both roles: an embedding does not know whether it will be negative."""
-        sequence, _, pooled, _ = self._pipe.encode_prompt(
-            prompt,
-            None,
-            None,
-            device=self._device,
-            do_classifier_free_guidance=False,
-            max_sequence_length=self._entry.max_sequence_length,
-        )
+        with self._ladder.encoders():
+            sequence, _, pooled, _ = self._pipe.encode_prompt(
+                prompt,
+                None,
+                None,
+                device=self._device,
+                do_classifier_free_guidance=False,
+                max_sequence_length=self._entry.max_sequence_length,
+            )
         return sequence, pooled
 
     def _denoise(
@@ -174,7 +211,3 @@ class DiffusersSD3:
     def _wait(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
-
-    def _empty_cache(self) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from shared.jobs import RenderSpec
+from shared.store.port import Gpu
 
 
 @dataclass(slots=True, frozen=True)
@@ -14,7 +15,8 @@ class Picture:
     """One rendered image.
 
     `rgb` is uint8, (height, width, 3), row by row. `timings_s` has `text`, `denoise`, `decode`.
-    `profile` names what moves rounding: dtype, device, library versions.
+    `profile` names what moves rounding: dtype, device, library versions. Not `exact`: memory was
+    short and a saving moved pixels.
     """
 
     rgb: bytes
@@ -22,6 +24,7 @@ class Picture:
     height: int
     timings_s: dict[str, float]
     profile: dict[str, str]
+    exact: bool = True
 
 
 OnStep = Callable[[int, int], None]  # (steps done, steps in all); may raise RenderStopped
@@ -36,5 +39,8 @@ class Renderer(Protocol):
     def render(self, spec: RenderSpec, on_step: OnStep) -> Picture:
         """Raises RenderFailed, or whatever `on_step` raised; the engine stays usable after both.
 
-        Cannot interrupt a step in progress.
+        Raises DeviceFault, after which it is not. Cannot interrupt a step in progress.
         """
+
+    def memory(self) -> Gpu | None:
+        """What is taken on the device now; None on a CPU."""

@@ -47,7 +47,11 @@ if found == '1' then
 end
 end_render(render, state, fields)
 if state == 'succeeded' then
-  call('SET', K.current .. fingerprint, render, 'NX') -- a bypassed cache learns, if it was empty
+  if cjson.decode(value).exact == false then
+    forget(fingerprint, render)
+  else
+    call('SET', K.current .. fingerprint, render, 'NX') -- a bypassed cache learns, if it was empty
+  end
   device_s = tonumber(device_s)
   if device_s > 0 and tonumber(cost) > 0 then
     local ratio = math.min(math.max(device_s / tonumber(cost), 1e-3), 1e3)

@@ -1,6 +1,6 @@
 -- Put before every script. K (key prefixes), TICKET, TICKETS_MAX, MAX_LOSSES, MAX_RETRIES,
--- RETRY_PAUSE_S, RETENTION_S and IDEMPOTENCY_S are set by the line above; the schema is in
--- shared/keys.py.
+-- RETRY_PAUSE_S, RETENTION_S, IDEMPOTENCY_S, DEATH_S and UNWELL_S are set by the line above; the
+-- schema is in shared/keys.py.
 -- Scripts run alone, so what one does is one step. All times are Redis' own.
 
 local call = redis.call
@@ -122,11 +122,24 @@ local function put_down(render, slot)
   call('HDEL', key, 'slot', 'worker', 'started_at')
 end
 
--- Back to its old place in the queue. `lost`: its worker died; the last allowed loss is the end.
+-- Why the last worker of this slot died; the cause is one of a closed set.
+local function bury(slot, cause)
+  call('SET', K.death .. slot, precise(now()) .. ' ' .. cause, 'EX', DEATH_S)
+end
+
+-- Back to its old place in the queue. `lost`: its worker died, of `cause`, said in words in `detail`
+-- (neither is known as a rule); the last allowed loss is the end.
 -- Answers the state it is in afterwards.
-local function give_back(render, lost)
+local function give_back(render, lost, cause, detail)
   local key = K.render .. render
   local pool, slot, tag, wanted = unpack(call('HMGET', key, 'pool', 'slot', 'tag', 'wanted'))
+  if lost then
+    cause = cause or 'worker_lost'
+    call('HSET', key, 'last_loss', cause)
+    if slot then
+      bury(slot, cause)
+    end
+  end
   if tonumber(wanted) == 0 then
     end_render(render, 'canceled')
     return 'canceled'
@@ -141,7 +154,11 @@ local function give_back(render, lost)
       end
       table.sort(jobs)
       local message = 'the render took down its worker ' .. losses .. ' times'
-      local error = { code = 'worker_lost', message = message, retryable = false }
+      if detail and detail ~= '' then
+        message = message .. ': ' .. detail
+      end
+      local code = cause == 'container_memory' and cause or 'worker_lost'
+      local error = { code = code, message = message, retryable = false }
       end_render(render, 'failed', { 'error', cjson.encode(error), 'jobs', table.concat(jobs, ' ') })
       call('ZADD', K.poison, precise(now()), render)
       return 'failed'
