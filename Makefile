@@ -27,7 +27,7 @@ test: .venv/.dev  ## every test that this machine can run; T= chooses, such as T
 	@if [ -x tests/setup-servers ]; then tests/setup-servers; fi
 	$(BIN)/python -m pytest -m 'not slow' $(T)
 
-slow: .venv/.dev  ## the tests that take half a minute each: rolling change, failover
+slow: .venv/.dev  ## each named fault, a rolling change, a failover: a quarter of an hour
 	@if [ -x tests/setup-servers ]; then tests/setup-servers; fi
 	$(BIN)/python -m pytest -m slow $(T)
 
