@@ -134,7 +134,7 @@ class Keep:
         if not self._store.close(claim.render_id, claim.token, result, device_s=device_s):
             event(log, "lost", logging.WARNING, **claim.who, state="storing")
             self._metrics.renders.labels("lost").inc()
-            self._results.delete(result)  # another claim publishes its own
+            self._discard(result)
             return
         self._metrics.renders.labels("succeeded").inc()
         for phase, seconds in timings.items():
@@ -143,3 +143,8 @@ class Keep:
             log, "stored", **claim.who, bytes=result.size_bytes,
             **{f"{phase}_s": round(seconds, 4) for phase, seconds in timings.items()},
         )  # fmt: skip
+
+    def _discard(self, result: StoredResult) -> None:
+        """Another claim has the render now; it may have found this very picture, or may yet."""
+        if self._store.condemn(result.fingerprint, result.token):
+            self._results.delete(result)  # else gc takes it when it is nobody's

@@ -244,17 +244,40 @@ def test_a_lost_lease_stops_the_render_and_changes_nothing(farm: Farm) -> None:
     assert (farm.renderer.renders, farm.count("lost")) == (0, 1)
 
 
-def test_a_zombies_upload_is_taken_away_again(farm: Farm) -> None:
+def become_a_zombie(farm: Farm) -> Lease:
+    """The worker is storing its picture when its lease is lost."""
     farm.store.submit(submission())
     farm.results.gate.clear()
     farm.bench.take()
-
     lease = farm.leases.lease
     farm.store.release(lease.render_id, lease.token, lost=True)
+    return lease
+
+
+def test_a_zombies_upload_is_taken_away_when_another_picture_was_published(farm: Farm) -> None:
+    become_a_zombie(farm)
+    other = farm.store.claim(POOL, "other", "slot", "w2", LEASE_S)
+    assert other is not None
+    farm.store.close(other.render_id, "other", stored(other.fingerprint, "other"))
+
     farm.results.gate.set()
     farm.keep.close()
 
     assert farm.results.kept == {}
+    assert farm.count("lost") == 1
+
+
+def test_a_zombies_upload_that_another_claim_found_and_published_stays(farm: Farm) -> None:
+    lease = become_a_zombie(farm)
+    claimed = farm.store.claim(POOL, "other", "slot", "w2", LEASE_S)
+    assert claimed is not None
+    published = stored(claimed.fingerprint, lease.token)
+    farm.store.close(claimed.render_id, "other", published, found=True)
+
+    farm.results.gate.set()
+    farm.keep.close()
+
+    assert (claimed.fingerprint, lease.token) in farm.results.kept
     assert farm.count("lost") == 1
 
 
