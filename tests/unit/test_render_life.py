@@ -5,12 +5,19 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from prometheus_client import CollectorRegistry
 
-from shared.errors import DeviceFault, RenderFailed, ResultsUnavailable
+from shared.errors import (
+    Canceled,
+    DeviceFault,
+    GivenBack,
+    RenderFailed,
+    ResultsUnavailable,
+    StoreUnavailable,
+)
 from shared.images import PictureInfo
 from shared.jobs import JobStatus, RenderSpec, RenderState, StoredResult
 from shared.metrics import WorkerMetrics
@@ -97,8 +104,8 @@ class FakeLeases:
 class Farm:
     """A bench with everything round it."""
 
-    def __init__(self) -> None:
-        self.store = MemoryJobStore()
+    def __init__(self, store: MemoryJobStore | None = None) -> None:
+        self.store = store or MemoryJobStore()
         self.results = FakeResults()
         self.renderer = FakeRenderer()
         self.leases = FakeLeases()
@@ -279,6 +286,36 @@ def test_a_zombies_upload_that_another_claim_found_and_published_stays(farm: Far
 
     assert (claimed.fingerprint, lease.token) in farm.results.kept
     assert farm.count("lost") == 1
+
+
+class AwayAtTheEnd(MemoryJobStore):
+    """Takes no last word of any render, as a server that is away for longer than its callers wait."""
+
+    def close(self, *_: Any, **__: Any) -> NoReturn:
+        raise StoreUnavailable
+
+    def release(self, *_: Any, **__: Any) -> NoReturn:
+        raise StoreUnavailable
+
+
+@pytest.mark.parametrize(
+    "end",
+    [Canceled(), GivenBack(), RenderFailed("render_error", "no"), DeviceFault("no"), ValueError()],
+    ids=lambda end: type(end).__name__,
+)
+def test_a_render_whose_end_cannot_be_told_is_no_longer_held(end: Exception) -> None:
+    farm = Farm(AwayAtTheEnd())
+    farm.store.submit(submission())
+
+    def stop(step: int) -> None:
+        raise end
+
+    farm.renderer.at = stop
+    with pytest.raises(StoreUnavailable):
+        farm.bench.take()
+
+    assert farm.leases.held == set()
+    farm.keep.close()
 
 
 def test_a_draining_worker_gives_its_render_back_and_takes_no_other(farm: Farm) -> None:
