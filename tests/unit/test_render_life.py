@@ -59,13 +59,15 @@ class FakeRenderer:
 
 
 class FakeResults:
-    """A dict; `down` makes the next calls fail; `gate` holds every put."""
+    """A dict; `down` makes the next calls fail; `gate` holds every put, `view` every find."""
 
     def __init__(self) -> None:
         self.kept: dict[tuple[str, str], tuple[StoredResult, bytes]] = {}
         self.down = 0
         self.gate = threading.Event()
         self.gate.set()
+        self.view = threading.Event()
+        self.view.set()
 
     def put(self, result: StoredResult, png: bytes, details: dict[str, Any]) -> None:
         self.gate.wait(10)
@@ -75,6 +77,7 @@ class FakeResults:
         self.kept[result.fingerprint, result.token] = (result, png)
 
     def find(self, fingerprint: str) -> StoredResult | None:
+        self.view.wait(10)
         found = (r for (fp, _), (r, _) in sorted(self.kept.items()) if fp == fingerprint)
         return next(found, None)
 
@@ -190,6 +193,34 @@ def test_a_stored_picture_is_found_and_not_rendered_again(farm: Farm) -> None:
     assert done.images[0].render.result == older
     assert (farm.renderer.renders, farm.count("found")) == (0, 1)
     assert farm.leases.held == set()
+
+
+def test_a_search_that_hangs_does_not_hold_up_the_end(farm: Farm) -> None:
+    farm.results.view.clear()
+    hanging = farm.keep.look("another")
+    ended = threading.Thread(target=farm.keep.close, daemon=True)
+
+    ended.start()
+    ended.join(2)
+
+    assert not ended.is_alive()
+    assert not hanging.done()
+    farm.results.view.set()
+    hanging.result(2)
+
+
+def test_a_search_that_hangs_does_not_hold_up_the_next(farm: Farm) -> None:
+    order = submission(seed=7)
+    farm.results.put(stored(order.orders[0].fingerprint, "older"), b"picture", {})
+    farm.results.view.clear()
+    hanging = farm.keep.look("another")
+    farm.results.view = opened = threading.Event()
+    opened.set()
+
+    found = farm.keep.look(order.orders[0].fingerprint)
+
+    assert found.result(2) is not None
+    assert not hanging.done()
 
 
 def test_a_found_picture_that_gc_takes_away_is_rendered_again(farm: Farm) -> None:
