@@ -101,7 +101,7 @@ def load_catalog(path: Path | None = None, default: str | None = None) -> Catalo
         table: dict[str, Any] = tomllib.loads(text)
         entries = [ModelEntry(id=key, **fields) for key, fields in table["models"].items()]
         return Catalog(entries, default or table["default"])
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ModelError(f"cannot read {name}: {error}") from error
     except KeyError as error:
         raise ModelError(f"{name} has no {error}") from error

@@ -70,6 +70,14 @@ def test_a_bad_file_says_what_is_wrong(tmp_path: Path, text: str, message: str) 
         load_catalog(file)
 
 
+def test_a_file_in_another_encoding_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "models.toml"
+    path.write_bytes("default = 'tiny'  # größer".encode("latin-1"))
+
+    with pytest.raises(ModelError, match="cannot read"):
+        load_catalog(path)
+
+
 def test_predicted_seconds_grow_with_the_work() -> None:
     entry = load_catalog().find("sd3.5-large")
     base = {"width": 1024, "height": 1024, "steps": 28, "guidance_scale": 3.5}
