@@ -11,6 +11,7 @@ farm:vtime:<pool>     string  start tag of the render that was claimed last
 farm:rate:<pool>      string  measured / predicted device seconds, moving mean
 farm:pools            set     every pool that ever had a render
 farm:leases           zset    render -> end of its lease, unix seconds
+farm:reaped           string  when the reaper came last, unix seconds
 farm:slot:<slot>      set     renders that this worker slot holds
 farm:token:<token>    string  the render that this claim got (an hour: a claim may be repeated)
 farm:poison           zset    render that took down its worker too often -> when it failed
@@ -39,6 +40,7 @@ KEYS = {
     "rate": "farm:rate:",
     "pools": "farm:pools",
     "leases": "farm:leases",
+    "reaped": "farm:reaped",
     "slot": "farm:slot:",
     "token": "farm:token:",
     "poison": "farm:poison",

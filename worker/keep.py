@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from threading import BoundedSemaphore
+from threading import BoundedSemaphore, Thread
 from typing import Any
 
 from shared.errors import FarmError, ResultsUnavailable
@@ -47,11 +47,23 @@ class Keep:
         self._patience_s = patience_s
         self._room = BoundedSemaphore(AT_ONCE)
         self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="keep")
-        self._looks = ThreadPoolExecutor(1, thread_name_prefix="look")
 
     def look(self, fingerprint: str) -> Future[StoredResult | None]:
-        """Search for a stored result beside the render. A store that does not answer has none."""
-        return self._looks.submit(self._find, fingerprint)
+        """Search for a stored result beside the render. A store that does not answer has none.
+
+        In a thread of its own, which nobody waits for: a store that hangs holds up neither the next
+        search nor the end of this process.
+        """
+        found: Future[StoredResult | None] = Future()
+
+        def search() -> None:
+            try:
+                found.set_result(self._find(fingerprint))
+            except Exception as error:  # for the thread of the render
+                found.set_exception(error)
+
+        Thread(target=search, name="look", daemon=True).start()
+        return found
 
     def _find(self, fingerprint: str) -> StoredResult | None:
         try:
@@ -67,7 +79,6 @@ class Keep:
 
     def close(self) -> None:
         """Wait until everything is stored."""
-        self._looks.shutdown(wait=True)
         self._threads.shutdown(wait=True)
 
     def _keep(self, claim: Claim, lease: Lease, picture: Picture) -> None:
@@ -134,7 +145,7 @@ class Keep:
         if not self._store.close(claim.render_id, claim.token, result, device_s=device_s):
             event(log, "lost", logging.WARNING, **claim.who, state="storing")
             self._metrics.renders.labels("lost").inc()
-            self._results.delete(result)  # another claim publishes its own
+            self._discard(result)
             return
         self._metrics.renders.labels("succeeded").inc()
         for phase, seconds in timings.items():
@@ -143,3 +154,8 @@ class Keep:
             log, "stored", **claim.who, bytes=result.size_bytes,
             **{f"{phase}_s": round(seconds, 4) for phase, seconds in timings.items()},
         )  # fmt: skip
+
+    def _discard(self, result: StoredResult) -> None:
+        """Another claim has the render now; it may have found this very picture, or may yet."""
+        if self._store.condemn(result.fingerprint, result.token):
+            self._results.delete(result)  # else gc takes it when it is nobody's

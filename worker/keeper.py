@@ -145,6 +145,9 @@ def _serve(keeper: Keeper, pipe: _Lines, beat_s: float) -> None:
                 keeper.renew()
             except StoreUnavailable as error:
                 event(log, "not_renewed", logging.WARNING, reason=str(error))
+    while lines := pipe.read(0):  # what the worker wrote before it died, while this one renewed
+        for line in lines:
+            keeper.hear(line)
 
 
 class _Lines:

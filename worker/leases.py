@@ -18,6 +18,7 @@ from shared.store.port import Cause, Claim
 
 log = logging.getLogger("farm.worker")
 PROGRESS_S = 0.1  # a keeper that waits for Redis reads nothing: never fill its pipe
+AGAIN_S = 0.5  # between attempts to start a keeper
 
 
 class Lease:
@@ -128,15 +129,34 @@ class Leases:
                 self._hear(json.loads(text))
             self._process.wait()
             self._process.stdout.close()
-            with self._lock:
-                if self._closed:
-                    return
-                self._hang_up(self._process)
-                event(log, "keeper_died", logging.WARNING, exit_code=self._process.returncode)
+            if not self._replace():
+                return
+
+    def _replace(self) -> bool:
+        """Start another keeper and tell it what is held. False: it ended as it was told to."""
+        with self._lock:
+            if self._closed:
+                return False
+            self._hang_up(self._process)
+            event(log, "keeper_died", logging.WARNING, exit_code=self._process.returncode)
+        while (started := self._started()) is None:
+            time.sleep(AGAIN_S)
+        return started
+
+    def _started(self) -> bool | None:
+        """None: not yet. False: nobody needs it any more."""
+        with self._lock:
+            if self._closed:
+                return False
+            try:
                 self._process = self._spawn()
-                for lease in self._held.values():
-                    line = {"hold": lease.token, "render": lease.render_id}
-                    self._write(self._process, line)
+            except OSError as error:  # no memory left, which may have killed the last one
+                event(log, "no_keeper", logging.WARNING, reason=str(error))
+                return None
+            for lease in self._held.values():
+                line = {"hold": lease.token, "render": lease.render_id}
+                self._write(self._process, line)
+            return True
 
     def _hear(self, line: dict[str, str]) -> None:
         for standing, token in line.items():

@@ -43,6 +43,7 @@ from worker.watchdog import Watchdog
 
 log = logging.getLogger("farm.worker")
 PATIENCE_S = 60.0  # a worker waits so long for Redis to come back before it lets go of a render
+HEART_PATIENCE_S = 1.0
 
 
 def serve(settings: Settings, model: str | None = None) -> int:
@@ -102,7 +103,8 @@ def _start_heart(
     for render in (*moved.requeued, *moved.failed):
         event(log, "adopted", logging.WARNING, render=render, worker=name)
     report(store, log)
-    heart = Heart(store, status, settings.liveness_file)
+    # Its file must be touched while Redis is away, and the last beat must not hold up the exit.
+    heart = Heart(open_store(settings, patience_s=HEART_PATIENCE_S), status, settings.liveness_file)
     heart.start()
     return heart
 

@@ -157,6 +157,18 @@ class Bench:
 
     def _live(self, claim: Claim, lease: Lease) -> None:
         """One render from claim to keeping. Whoever ends it here also lets go of the lease."""
+        try:
+            picture = self._drawn(claim, lease)
+        except Exception:
+            lease.drop()  # the job store may be away: the lease ends, and another claim follows
+            raise
+        if picture:
+            self._keep.put(claim, lease, picture)
+        else:
+            lease.drop()
+
+    def _drawn(self, claim: Claim, lease: Lease) -> Picture | None:
+        """The picture to keep; None where the render ended without one, and its end was told."""
         look = None if claim.fresh else self._keep.look(claim.fingerprint)
         try:
             picture = self._render(claim, lease, look)
@@ -183,19 +195,16 @@ class Bench:
             )
             self._ended("device_fault", claim, logging.WARNING)
         except FarmError:
-            lease.drop()  # the job store is away: the lease ends, and another claim follows
             raise
         except Exception:
             failure = Failure(code="internal_error", message="internal error")
             self._health.failed("internal_error")
             fail(self._store, self._metrics, claim, failure, logging.ERROR)
-            lease.drop()
             raise
         else:
             self._health.rendered()
-            self._keep.put(claim, lease, picture)
-            return
-        lease.drop()
+            return picture
+        return None
 
     def _render(
         self, claim: Claim, lease: Lease, look: Future[StoredResult | None] | None

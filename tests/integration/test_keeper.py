@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -133,6 +135,28 @@ def test_another_keeper_takes_over_when_one_is_killed(store: RedisJobStore, leas
     lease.progress(2)
     wait_until(lambda: store.get(job.id).images[0].render.step == 2)
     assert not lease.lost.is_set()
+
+
+def test_a_keeper_that_cannot_be_started_at_once_is_started_later(
+    store: RedisJobStore, leases: Leases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = store.submit(submission()).job
+    lease = leases.hold(claim(store))
+    start, failures = subprocess.Popen, [OSError(errno.ENOMEM, "Cannot allocate memory")]
+
+    def short_of_memory(*args: Any, **options: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return start(*args, **options)
+
+    monkeypatch.setattr("worker.leases.subprocess.Popen", short_of_memory)
+    first = leases.pid
+
+    os.kill(first, signal.SIGKILL)
+
+    wait_until(lambda: leases.pid != first)
+    store.cancel(job.id)
+    wait_until(lease.canceled.is_set)
 
 
 def test_a_hung_render_is_no_longer_renewed(store: RedisJobStore, url: str) -> None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 import redis
 from celery.contrib.testing.worker import start_worker
 
-from shared.keys import queue_name
+from shared.keys import KEYS, queue_name
 from shared.settings import load_settings
 from shared.store.address import connect
 from shared.store.redis_store import TICKETS_MAX, RedisJobStore, StoreConfig
 from shared.tickets import TASK, make_app, ticket_template
 from tests.orders import POOL, stored, submission
+from tests.waiting import wait_until
 
 QUEUE = queue_name(POOL)
 
@@ -104,6 +106,24 @@ def test_the_audit_repairs_what_a_damaged_log_leaves(
     assert store.reap().requeued == (held.render_id,)
     assert client.llen(QUEUE) == 2
     assert store.audit().requeued == ()
+
+
+def test_an_outage_longer_than_a_lease_costs_no_living_worker_its_render(
+    store: RedisJobStore, client: redis.Redis
+) -> None:
+    store.submit(submission(n=2))
+    alive = store.claim(POOL, "alive", "a", "a", 0.0)
+    dead = store.claim(POOL, "dead", "b", "b", 0.0)
+    assert alive
+    assert dead
+    client.set(KEYS["reaped"], time.time() - 10)  # nobody could renew, nobody could reap
+
+    assert store.reap().requeued == ()  # it may come back before any keeper does
+    assert store.renew({"alive": (alive.render_id, 1)}, 30.0) == {"alive": "held"}
+
+    seen: list[str] = []
+    wait_until(lambda: bool(seen.extend(store.reap().requeued) or seen))
+    assert seen == [dead.render_id]
 
 
 @pytest.mark.filterwarnings("default")  # Celery's own test worker leaves threads to the collector

@@ -5,12 +5,19 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from prometheus_client import CollectorRegistry
 
-from shared.errors import DeviceFault, RenderFailed, ResultsUnavailable
+from shared.errors import (
+    Canceled,
+    DeviceFault,
+    GivenBack,
+    RenderFailed,
+    ResultsUnavailable,
+    StoreUnavailable,
+)
 from shared.images import PictureInfo
 from shared.jobs import JobStatus, RenderSpec, RenderState, StoredResult
 from shared.metrics import WorkerMetrics
@@ -52,13 +59,15 @@ class FakeRenderer:
 
 
 class FakeResults:
-    """A dict; `down` makes the next calls fail; `gate` holds every put."""
+    """A dict; `down` makes the next calls fail; `gate` holds every put, `view` every find."""
 
     def __init__(self) -> None:
         self.kept: dict[tuple[str, str], tuple[StoredResult, bytes]] = {}
         self.down = 0
         self.gate = threading.Event()
         self.gate.set()
+        self.view = threading.Event()
+        self.view.set()
 
     def put(self, result: StoredResult, png: bytes, details: dict[str, Any]) -> None:
         self.gate.wait(10)
@@ -68,6 +77,7 @@ class FakeResults:
         self.kept[result.fingerprint, result.token] = (result, png)
 
     def find(self, fingerprint: str) -> StoredResult | None:
+        self.view.wait(10)
         found = (r for (fp, _), (r, _) in sorted(self.kept.items()) if fp == fingerprint)
         return next(found, None)
 
@@ -97,8 +107,8 @@ class FakeLeases:
 class Farm:
     """A bench with everything round it."""
 
-    def __init__(self) -> None:
-        self.store = MemoryJobStore()
+    def __init__(self, store: MemoryJobStore | None = None) -> None:
+        self.store = store or MemoryJobStore()
         self.results = FakeResults()
         self.renderer = FakeRenderer()
         self.leases = FakeLeases()
@@ -185,6 +195,34 @@ def test_a_stored_picture_is_found_and_not_rendered_again(farm: Farm) -> None:
     assert farm.leases.held == set()
 
 
+def test_a_search_that_hangs_does_not_hold_up_the_end(farm: Farm) -> None:
+    farm.results.view.clear()
+    hanging = farm.keep.look("another")
+    ended = threading.Thread(target=farm.keep.close, daemon=True)
+
+    ended.start()
+    ended.join(2)
+
+    assert not ended.is_alive()
+    assert not hanging.done()
+    farm.results.view.set()
+    hanging.result(2)
+
+
+def test_a_search_that_hangs_does_not_hold_up_the_next(farm: Farm) -> None:
+    order = submission(seed=7)
+    farm.results.put(stored(order.orders[0].fingerprint, "older"), b"picture", {})
+    farm.results.view.clear()
+    hanging = farm.keep.look("another")
+    farm.results.view = opened = threading.Event()
+    opened.set()
+
+    found = farm.keep.look(order.orders[0].fingerprint)
+
+    assert found.result(2) is not None
+    assert not hanging.done()
+
+
 def test_a_found_picture_that_gc_takes_away_is_rendered_again(farm: Farm) -> None:
     order = submission(seed=7)
     farm.results.put(stored(order.orders[0].fingerprint, "older"), b"picture", {})
@@ -244,18 +282,71 @@ def test_a_lost_lease_stops_the_render_and_changes_nothing(farm: Farm) -> None:
     assert (farm.renderer.renders, farm.count("lost")) == (0, 1)
 
 
-def test_a_zombies_upload_is_taken_away_again(farm: Farm) -> None:
+def become_a_zombie(farm: Farm) -> Lease:
+    """The worker is storing its picture when its lease is lost."""
     farm.store.submit(submission())
     farm.results.gate.clear()
     farm.bench.take()
-
     lease = farm.leases.lease
     farm.store.release(lease.render_id, lease.token, lost=True)
+    return lease
+
+
+def test_a_zombies_upload_is_taken_away_when_another_picture_was_published(farm: Farm) -> None:
+    become_a_zombie(farm)
+    other = farm.store.claim(POOL, "other", "slot", "w2", LEASE_S)
+    assert other is not None
+    farm.store.close(other.render_id, "other", stored(other.fingerprint, "other"))
+
     farm.results.gate.set()
     farm.keep.close()
 
     assert farm.results.kept == {}
     assert farm.count("lost") == 1
+
+
+def test_a_zombies_upload_that_another_claim_found_and_published_stays(farm: Farm) -> None:
+    lease = become_a_zombie(farm)
+    claimed = farm.store.claim(POOL, "other", "slot", "w2", LEASE_S)
+    assert claimed is not None
+    published = stored(claimed.fingerprint, lease.token)
+    farm.store.close(claimed.render_id, "other", published, found=True)
+
+    farm.results.gate.set()
+    farm.keep.close()
+
+    assert (claimed.fingerprint, lease.token) in farm.results.kept
+    assert farm.count("lost") == 1
+
+
+class AwayAtTheEnd(MemoryJobStore):
+    """Takes no last word of any render, as a server that is away for longer than its callers wait."""
+
+    def close(self, *_: Any, **__: Any) -> NoReturn:
+        raise StoreUnavailable
+
+    def release(self, *_: Any, **__: Any) -> NoReturn:
+        raise StoreUnavailable
+
+
+@pytest.mark.parametrize(
+    "end",
+    [Canceled(), GivenBack(), RenderFailed("render_error", "no"), DeviceFault("no"), ValueError()],
+    ids=lambda end: type(end).__name__,
+)
+def test_a_render_whose_end_cannot_be_told_is_no_longer_held(end: Exception) -> None:
+    farm = Farm(AwayAtTheEnd())
+    farm.store.submit(submission())
+
+    def stop(step: int) -> None:
+        raise end
+
+    farm.renderer.at = stop
+    with pytest.raises(StoreUnavailable):
+        farm.bench.take()
+
+    assert farm.leases.held == set()
+    farm.keep.close()
 
 
 def test_a_draining_worker_gives_its_render_back_and_takes_no_other(farm: Farm) -> None:

@@ -1,7 +1,18 @@
 -- Renders whose lease ran out are given back, as lost. ARGV: how many at most.
+-- A reaper that was away for long may have been so with the whole store, and then nobody could
+-- renew: what ran out meanwhile gets RESPITE_S, or an outage would count as the death of every worker.
 -- Answers {render, state, ...}.
+local AWAY_S, RESPITE_S = 3, 2
 local moved = {}
-local due = call('ZRANGEBYSCORE', K.leases, '-inf', precise(now()), 'LIMIT', 0, ARGV[1])
+local time = now()
+local last = tonumber(call('GET', K.reaped) or time)
+call('SET', K.reaped, precise(time))
+if time - last > AWAY_S then
+  for _, render in ipairs(call('ZRANGEBYSCORE', K.leases, '-inf', precise(time))) do
+    call('ZADD', K.leases, precise(time + RESPITE_S), render)
+  end
+end
+local due = call('ZRANGEBYSCORE', K.leases, '-inf', precise(time), 'LIMIT', 0, ARGV[1])
 for _, render in ipairs(due) do
   if leased(call('HGET', K.render .. render, 'state')) then
     moved[#moved + 1] = render
