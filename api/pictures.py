@@ -69,6 +69,8 @@ def _master(
 
 def _span(request: Request, size: int, headers: dict[str, str]) -> tuple[tuple[int, int], int]:
     """Which bytes to send, under which status. Raises Problem 416."""
+    if request.method == "HEAD":  # `Range` has a meaning for GET only (RFC 9110, 14.2)
+        return (0, size), 200
     try:
         part = byte_range(request.headers, size, headers["ETag"])
     except Unsatisfiable:

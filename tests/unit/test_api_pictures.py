@@ -120,6 +120,15 @@ def test_head_gives_the_headers_of_get(client, picture):
             assert head.headers[name] == get.headers[name], name
 
 
+@pytest.mark.parametrize("asked", ["bytes=0-1", "bytes=9999999-"])
+def test_head_knows_no_range(client, picture, asked):
+    for url in (picture[0], picture[0].split("?")[0].replace(".png", ".webp")):
+        head = client.head(url, headers={"Range": asked})
+
+        assert (head.status_code, "content-range" in head.headers) == (200, False)
+        assert head.headers["content-length"] == client.get(url).headers["content-length"]
+
+
 def test_a_file_that_is_not_there_is_404(farm, client):
     job = client.post("/jobs", json={"prompt": "a fox", "n": 2}).json()
     farm.render()
