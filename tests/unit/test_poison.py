@@ -80,9 +80,9 @@ def test_poison_of_a_job_with_open_images_stays_until_the_job_is_done(farm, root
 def test_a_retry_that_broke_half_way_makes_no_job_twice(farm, root):
     order(farm)
     render = take_down(farm)
-    kept = dict(farm.store._poison)
+    kept = dict(farm.store._ledger.poison)
     first = root.post(f"/poison/{render}/retry").json()["data"]
-    farm.store._poison.update(kept)  # as if the API had died before it dropped the render
+    farm.store._ledger.poison.update(kept)  # as if the API had died before it dropped the render
 
     second = root.post(f"/poison/{render}/retry").json()["data"]
 
