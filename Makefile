@@ -13,7 +13,7 @@ UP = $(call option,MODEL,model) $(call option,WORKERS,workers) $(call option,GPU
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run venv test chaos chaos-celery soak gpu check fmt constraints clean
+.PHONY: help run venv test slow chaos chaos-celery soak gpu check fmt constraints clean
 
 help:  ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -25,7 +25,11 @@ venv: .venv/.dev  ## .venv with all that development needs
 
 test: .venv/.dev  ## every test that this machine can run; T= chooses, such as T='-k cancel'
 	@if [ -x tests/setup-servers ]; then tests/setup-servers; fi
-	$(BIN)/python -m pytest $(T)
+	$(BIN)/python -m pytest -m 'not slow' $(T)
+
+slow: .venv/.dev  ## each named fault, a rolling change, a failover: a quarter of an hour
+	@if [ -x tests/setup-servers ]; then tests/setup-servers; fi
+	$(BIN)/python -m pytest -m slow $(T)
 
 chaos: .venv/.dev  ## kill everything under load, then count; SEED= MINUTES=
 	$(BIN)/python -m tests.chaos $(call option,SEED,seed) $(call option,MINUTES,minutes)

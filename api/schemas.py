@@ -21,6 +21,7 @@ from shared.jobs import SEEDS
 from shared.models import SIDE_MULTIPLE_PX, Catalog, ModelEntry
 
 ALIASES = {"num_inference_steps": "steps", "cfg_scale": "guidance_scale"}
+MOST_PAIRS = 16  # of metadata
 SIZE = re.compile(r"^([0-9]{1,5})x([0-9]{1,5})$")
 _UNSUPPORTED = PydanticCustomError("unsupported_for_model", "not available in this version")
 
@@ -62,7 +63,7 @@ class NewJob(BaseModel):
     deadline_s: float | None = Field(
         None, ge=1, le=86_400, description="Images not started by then drop out"
     )
-    metadata: dict[MetadataKey, MetadataValue] = Field(default={}, max_length=16)
+    metadata: dict[MetadataKey, MetadataValue] = Field(default={}, max_length=MOST_PAIRS)
 
     # Known names that this version refuses, so that nobody gets half an order.
     loras: list[Any] = Field(default=[], description="Only `[]` in this version")
@@ -130,6 +131,14 @@ class NewJob(BaseModel):
         if n > most:
             raise PydanticCustomError("invalid_value", "at most {most}", {"most": most})
         return n
+
+    @field_validator("metadata", mode="before")
+    @classmethod
+    def _few_pairs(cls, pairs: Any) -> Any:
+        """Before each pair is looked at: a million bad ones would cost a gigabyte."""
+        if isinstance(pairs, dict) and len(pairs) > MOST_PAIRS:
+            raise PydanticCustomError("invalid_value", "at most {most} pairs", {"most": MOST_PAIRS})
+        return pairs
 
     @field_validator("loras", "partial_images")
     @classmethod

@@ -143,6 +143,12 @@ class FarmClient:
             except httpx2.TransportError as error:
                 if late:
                     raise Unreachable(f"no answer from {self.url}: {error}") from error
+            except (
+                httpx2.HTTPError
+            ) as error:  # redirects without end, a body that cannot be decoded
+                raise Unreachable(f"no good answer from {self.url}: {error}") from error
+            except (httpx2.InvalidURL, ValueError) as error:  # NaN, half a character, no host name
+                raise Refused(f"this cannot be sent: {error}", "", None, None) from error
             time.sleep(min(pause_s, LONGEST_PAUSE_S))
             pause_s *= 2
 
@@ -177,7 +183,7 @@ def _read(kind: type[V], answer: httpx2.Response) -> V:
 
 def _retry_after(answer: httpx2.Response) -> int | None:
     text = answer.headers.get("retry-after", "")
-    return int(text) if text.isdecimal() else None
+    return int(text[:9]) if text.isdecimal() else None
 
 
 def _checked(answer: httpx2.Response) -> httpx2.Response:
@@ -185,7 +191,9 @@ def _checked(answer: httpx2.Response) -> httpx2.Response:
     if answer.is_success:
         return answer
     problem = _problem(answer)
-    fault = problem.get("error") or {}
+    fault = problem.get("error")
+    if not isinstance(fault, dict):  # another server's word, such as a proxy's
+        fault = {}
     field, request_id = fault.get("param"), problem.get("request_id")
     where = f"{field}: " if field else ""
     message = f"{where}{problem.get('detail') or answer.reason_phrase}"
@@ -199,6 +207,6 @@ def _checked(answer: httpx2.Response) -> httpx2.Response:
 def _problem(answer: httpx2.Response) -> dict[str, Any]:
     try:
         body = answer.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return body if isinstance(body, dict) else {}

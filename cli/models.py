@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from cli.screen import plain
 from shared.models import Catalog, ModelEntry, load_catalog
 from shared.settings import load_settings
 
@@ -72,7 +73,7 @@ def _table(catalog: Catalog) -> Table:
     for column in ("model", "title", "source", "steps", "guidance", "size", "also called"):
         table.add_column(column, overflow="fold")  # a name that is cut is no name
     for entry in catalog.entries.values():
-        table.add_row(
+        cells = plain(
             f"{entry.id} (default)" if entry is catalog.default else entry.id,
             entry.title,
             entry.source,
@@ -81,4 +82,5 @@ def _table(catalog: Catalog) -> Table:
             f"{entry.width} x {entry.height}",
             ", ".join(entry.aliases),
         )
+        table.add_row(*cells)
     return table

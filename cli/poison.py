@@ -11,6 +11,7 @@ from rich.table import Table
 from cli.answers import Poison
 from cli.client import FarmClient
 from cli.options import farm_options
+from cli.screen import plain
 
 
 @click.group()
@@ -74,8 +75,8 @@ def _table(found: tuple[Poison, ...]) -> Table:
     for column in ("render", "failed at", "workers lost", "owners", "jobs", "prompt"):
         table.add_column(column, overflow="fold")
     for each in found:
-        table.add_row(
+        table.add_row(*plain(
             each.render, each.failed_at, str(each.losses), ", ".join(each.owners),
             "\n".join(each.jobs), str(each.spec.get("prompt", ""))[:80],
-        )  # fmt: skip
+        ))  # fmt: skip
     return table

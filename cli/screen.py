@@ -15,6 +15,14 @@ from cli.answers import FarmStatus, Image, Job, LoadingStep, Worker
 from shared.jobs import RenderState
 
 
+def plain(*cells: str) -> list[Text]:
+    """Cells of a table as they are: no markup, and nothing that a terminal would obey."""
+    return [
+        Text("".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in cell))
+        for cell in cells
+    ]
+
+
 class JobScreen:
     """One progress bar for each image of a job; remarks go through `say`."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from shared.logs import redact
 from shared.settings import Settings, environment, load_settings, table, variable
 
 
@@ -34,5 +35,5 @@ def settings(values: bool) -> None:
 
 def _in_force(settings: Settings) -> str:
     shown = {name: getattr(settings, name) for name in Settings.model_fields}
-    lines = (f"{variable(name)}={'' if v is None else v}" for name, v in shown.items())
+    lines = (f"{variable(name)}={'' if v is None else redact(str(v))}" for name, v in shown.items())
     return "\n".join(lines)

@@ -12,6 +12,7 @@ from rich.table import Table
 from cli.answers import KnownWorker
 from cli.client import FarmClient
 from cli.options import farm_options
+from cli.screen import plain
 from shared.errors import FarmError
 
 LOOK_S = 0.5
@@ -106,8 +107,8 @@ def _table(found: tuple[KnownWorker, ...]) -> Table:
         table.add_column(column, overflow="fold")
     for each in found:
         death = each.last_death
-        table.add_row(
+        table.add_row(*plain(
             each.id, each.model, each.state, str(each.holding),
             f"{death.cause} {death.at}" if death else "", each.error or each.note or "",
-        )  # fmt: skip
+        ))  # fmt: skip
     return table

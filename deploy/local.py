@@ -131,8 +131,8 @@ class LocalFarm:
         program = replace(program, exit_words=WORDS, killed=self._oom.words)
         return Child(program, self._report, self._clock)
 
-    def _child(self, name: str, *arguments: str) -> Child:
-        return Child(self._program(name, *arguments), self._report, self._clock)
+    def _child(self, name: str, *arguments: str, **env: str) -> Child:
+        return Child(self._program(name, *arguments, **env), self._report, self._clock)
 
     def _program(self, name: str, *arguments: str, **env: str) -> Program:
         log = self._settings.data_dir / "logs" / f"{name}.log"

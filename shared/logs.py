@@ -14,7 +14,7 @@ _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {
     "taskName",
     "color_message",
 }
-_PASSWORD = re.compile(r"(://[^/\s:@]*):[^@\s/]+@")
+_PASSWORD = re.compile(r"(://[^/\s:@]*):[^\s/]+@")  # to the last @: clients of Redis read it so
 _WATCHED = ("httpx2", "httpcore2", "botocore", "boto3", "urllib3", "kombu", "celery", "asyncio")
 
 

@@ -6,9 +6,9 @@ import hashlib
 import tomllib
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from shared.errors import InvalidOrder, ModelError
 from shared.fingerprint import encode
@@ -49,6 +49,16 @@ class ModelEntry(BaseModel):
     max_pixels: int = 2048 * 2048
     step_seconds: float = Field(0.2, gt=0)  # first guess: one step, one megapixel, no guidance
     aliases: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _draws_its_defaults(self) -> Self:
+        """Orders are checked against the limits, and what an order leaves out is not."""
+        for side in (self.width, self.height):
+            if side % SIDE_MULTIPLE_PX or not self.min_side_px <= side <= self.max_side_px:
+                raise ValueError(f"the default side {side} px is none that it can draw")
+        if self.width * self.height > self.max_pixels or self.steps > self.max_steps:
+            raise ValueError("its defaults are beyond max_pixels or max_steps")
+        return self
 
     @property
     def digest(self) -> str:
@@ -101,7 +111,7 @@ def load_catalog(path: Path | None = None, default: str | None = None) -> Catalo
         table: dict[str, Any] = tomllib.loads(text)
         entries = [ModelEntry(id=key, **fields) for key, fields in table["models"].items()]
         return Catalog(entries, default or table["default"])
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ModelError(f"cannot read {name}: {error}") from error
     except KeyError as error:
         raise ModelError(f"{name} has no {error}") from error

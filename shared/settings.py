@@ -73,7 +73,9 @@ class Settings(BaseModel):
     host: str = knob("127.0.0.1", "Address the API binds")
     port: int = knob(8000, "Port the API binds", ge=0, le=65535)
     public_url: str | None = knob(
-        None, "What absolute URLs start with, when clients reach the API by another name"
+        None,
+        "What absolute URLs start with, when clients reach the API by another name",
+        pattern=r"^https?://[^/]",
     )
     trust_proxy: bool = knob(False, "Believe `X-Forwarded-Proto` and `X-Forwarded-Host`")
     api_keys: SecretStr = knob(

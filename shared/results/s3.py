@@ -159,6 +159,8 @@ class S3Results:
                     raise ResultGone from None
                 raise
             with closing(answer["Body"]) as body:
+                if "ContentRange" not in answer:  # some page with status 200
+                    raise ResultsUnavailable(f"The {self._place} does not answer like S3")
                 if answer["ContentRange"].rpartition("/")[2] != str(result.size_bytes):
                     raise ResultGone("The stored picture is not the one that its record describes.")
                 yield b""
@@ -173,6 +175,8 @@ class S3Results:
             raise ResultsUnavailable(self._words(_code(error))) from error
         except BotoCoreError as error:
             raise ResultsUnavailable(f"The {self._place}: {redact(str(error))}") from error
+        except RecursionError as error:  # boto3 takes a 302 for another region, again and again
+            raise ResultsUnavailable(f"The {self._place} redirects without end") from error
 
     def _words(self, code: str) -> str:
         if code == "NoSuchBucket":

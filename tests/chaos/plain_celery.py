@@ -24,9 +24,10 @@ import redis
 
 from deploy.children import Child, Program, stop_all
 from deploy.embedded import EmbeddedRedis
-from tests.chaos.farm import ROOT, TICK_S, freeze, thaw
+from tests.chaos.farm import ROOT, freeze, thaw
 from tests.chaos.plan import COMMON, Fault, Plan, PlannedOrder, draw
 from tests.chaos.redis_wire import RedisWire
+from tests.chaos.tender import TICK_S
 
 QUIET_S = 30.0  # without any task ended, while Redis and workers live: nothing more will come
 LEASE_S = 2.0  # what the farm's zombies oversleep
@@ -74,9 +75,10 @@ class PlainFarm:
     def ends(self) -> Counter[str]:
         return Counter(self.done.read_text().split())
 
-    def unacknowledged(self) -> int:
+    def kept(self) -> tuple[int, int]:
+        """(messages still in the queue, messages held until the visibility timeout)."""
         with redis.Redis.from_url(self.engine.url) as client:
-            return int(client.hlen("unacked"))
+            return int(client.llen("celery")), int(client.hlen("unacked"))
 
     def stop(self) -> None:
         stop_all(self.workers, 10.0, lambda: False)
@@ -169,17 +171,17 @@ def main() -> int:
     farm = PlainFarm(folder, given.workers, given.pool)
     try:
         accepted = play(farm, plan)
-        ends, late = farm.ends(), farm.unacknowledged()
+        ends, (waiting, late) = farm.ends(), farm.kept()
     finally:
         farm.stop()
     never = sum(ends[number] == 0 for number in accepted)
     twice = sum(ends[number] > 1 for number in accepted)
+    gone = max(0, never - waiting - late)
     print(
         f"plain Celery, {given.pool} pool, acks late: seed {given.seed}, {len(plan.faults)} faults, "
         f"{len(accepted)} tasks accepted\n"
-        f"  never ran to the end: {never}, of which held until the visibility timeout: "
-        f"{min(late, never)}\n"
-        f"  ran to the end more than once: {twice}"
+        f"lost {gone}, run twice {twice}, held until the visibility timeout {late}, "
+        f"waiting while every worker lives and none takes them {waiting}"
     )
     shutil.rmtree(folder)
     return 0

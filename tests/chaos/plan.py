@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tests.chaos.farm import OWNERS
+from tests.chaos.door import OWNERS
 
 # Every script in the life of a job, a lease or a process: a kill and a cut before and after each.
 STRUCK = (

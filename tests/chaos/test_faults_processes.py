@@ -5,9 +5,15 @@ from __future__ import annotations
 import itertools
 import time
 
+import pytest
+
 from shared.keys import KEYS
 from tests.chaos.farm import ChaosFarm, freeze, thaw
 from tests.waiting import wait_until
+
+pytestmark = (
+    pytest.mark.slow
+)  # each named fault: `make slow`; all at once, for a minute: `make test`
 
 LONG = {"steps": 100, "size": "512x512"}  # seconds
 seeds = itertools.count(2000, 10)  # room for the images of one job

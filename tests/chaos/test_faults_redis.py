@@ -7,8 +7,13 @@ import time
 
 import pytest
 
+from shared.keys import KEYS
 from tests.chaos.farm import ChaosFarm, freeze, thaw
 from tests.waiting import wait_until
+
+pytestmark = (
+    pytest.mark.slow
+)  # each named fault: `make slow`; all at once, for a minute: `make test`
 
 LONG = {"steps": 100, "size": "512x512"}  # seconds
 seeds = itertools.count(3000, 10)  # room for the images of one job
@@ -92,8 +97,9 @@ def test_clients_killed_by_the_server_come_back_and_consume(farm: ChaosFarm) -> 
 def test_workers_behind_half_open_connections_notice_and_consume_again(
     farm: ChaosFarm, busy: bool
 ) -> None:
-    """Celery on Redis stays deaf for good here, alive and idle, if its timeouts are not set."""
+    """With kombu's own options a worker is deaf for 51 s here, before kombu 5.7 for good."""
     job = started(farm) if busy else None
+    deaf_at = time.monotonic()
 
     farm.wire.go_deaf()
 
@@ -101,16 +107,18 @@ def test_workers_behind_half_open_connections_notice_and_consume_again(
         assert farm.finished(job)["status"] == "succeeded"
     later = [farm.submit(seed=next(seeds))["id"] for _ in range(6)]
     assert {farm.finished(each)["status"] for each in later} == {"succeeded"}
+    assert time.monotonic() - deaf_at < 40.0
 
 
 def test_tickets_that_vanish_are_made_again(farm: ChaosFarm) -> None:
-    for worker in (pair := [farm.part(name) for name in farm.names("worker")]):
-        freeze(worker)
-    try:
-        jobs = [farm.submit(seed=next(seeds))["id"] for _ in range(4)]
-        client = farm.redis()
-        assert sum(client.delete(key) for key in client.scan_iter("render.*")) == 1
-    finally:
-        thaw(*pair)
+    """A worker is killed with the ticket in hand: Celery pops a message before it notes it."""
+    workers = [farm.part(name) for name in farm.names("worker")]
+    freeze(*workers)  # Redis hands tickets to their connections, and nobody reads them
+    jobs = [farm.submit(seed=next(seeds))["id"] for _ in range(4)]
+    client = farm.redis()
+    client.delete(*client.scan_iter(KEYS["queue"] + "*"))
 
-    wait_until(lambda: {farm.job(job)["status"] for job in jobs} == {"succeeded"}, 30.0)
+    for worker in workers:
+        worker.kill()
+
+    assert {farm.finished(job)["status"] for job in jobs} == {"succeeded"}

@@ -14,6 +14,10 @@ import pytest
 from tests.chaos.farm import ChaosFarm, freeze, thaw
 from tests.chaos.redis_wire import Strike, When
 
+pytestmark = (
+    pytest.mark.slow
+)  # each named fault: `make slow`; all at once, for a minute: `make test`
+
 LONG = {"steps": 100, "size": "512x512"}  # seconds
 EVERY_WAY = [(when, deed) for when in ("before", "after") for deed in ("kill", "cut")]
 seeds = itertools.count(1000, 10)  # room for the images of one job

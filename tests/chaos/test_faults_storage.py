@@ -17,6 +17,10 @@ from tests.chaos.http_wire import Trouble, Wrong
 from tests.servers.rgw import Rgw
 from tests.waiting import wait_until
 
+pytestmark = (
+    pytest.mark.slow
+)  # each named fault: `make slow`; all at once, for a minute: `make test`
+
 seeds = itertools.count(4000, 10)  # room for the images of one job
 
 

@@ -1,8 +1,9 @@
 """What only a server can do: refuse, be absent, check a certificate."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
+from fastapi import FastAPI, Request, Response
 from results_samples import FINGERPRINT, PNG, name, sample
 
 from deploy.embedded import free_port
@@ -11,9 +12,11 @@ from shared.results import open_results
 from shared.results.port import ResultStore
 from shared.results.s3 import S3Results
 from shared.settings import load_settings
+from tests.loopback import serving
 from tests.servers.grounds import Bucket
 from tests.servers.rgw import Rgw
 
+Answer = tuple[int, dict[str, str], bytes]
 EVERY_CALL: list[Callable[[ResultStore], object]] = [
     lambda store: store.put(sample(), PNG, {}),
     lambda store: store.find(FINGERPRINT),
@@ -117,3 +120,40 @@ def test_an_impossible_endpoint_is_a_fault_of_the_settings() -> None:
 def test_one_key_without_the_other_is_a_fault_of_the_settings() -> None:
     with pytest.raises(SettingsError, match="FARM_S3_"):
         S3Results("farm", endpoint="http://127.0.0.1:9000", access_key="a")
+
+
+@pytest.fixture
+def stranger() -> Iterator[Callable[[Answer], S3Results]]:
+    """A store on a server that gives every request this answer: (status, headers, body)."""
+    given: list[Answer] = []
+
+    async def answer(_request: Request) -> Response:
+        status, headers, body = given[0]
+        return Response(body, status, headers)
+
+    app = FastAPI()
+    app.add_route("/{path:path}", answer, ["GET", "PUT", "DELETE", "HEAD"])
+    with serving(app) as url:
+
+        def store(answer: Answer) -> S3Results:
+            given[:] = [answer]
+            return S3Results("farm", endpoint=url, access_key="a", secret_key="b")
+
+        yield store
+
+
+@pytest.mark.parametrize(
+    ("call", "answer"),
+    [
+        (lambda store: store.read(sample()), (200, {"Content-Type": "text/html"}, b"<html>")),
+        (lambda store: store.find(FINGERPRINT), (302, {"Location": "/login"}, b"")),
+    ],
+    ids=["a page", "a login"],
+)
+def test_a_server_that_is_no_s3_is_unavailable(
+    stranger: Callable[[Answer], S3Results],
+    call: Callable[[ResultStore], object],
+    answer: Answer,
+) -> None:
+    with pytest.raises(ResultsUnavailable):
+        call(stranger(answer))

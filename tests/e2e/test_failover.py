@@ -87,6 +87,7 @@ def test_a_call_that_a_failover_interrupts_finds_the_new_primary(guarded: Guarde
     assert store.get(order.job.id).id == order.job.id
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_farm_goes_on_when_the_primary_is_killed(
     models: Path, tmp_path: Path, guarded: Guarded
@@ -114,6 +115,7 @@ def test_the_farm_goes_on_when_the_primary_is_killed(
         assert httpx2.get(f"{url}/status").json()["ready"]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_orders_are_taken_again_by_the_promoted_server(
     models: Path, tmp_path: Path, guarded: Guarded

@@ -66,6 +66,7 @@ def redis_server_of_its_own(tmp_path: Path) -> Iterator[str]:
         yield server.url
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_rolling_change_of_workers_and_api_under_load_loses_nothing(
     models: Path, tmp_path: Path, redis_server_of_its_own: str

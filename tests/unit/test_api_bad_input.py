@@ -1,6 +1,7 @@
 """Bad input is a 4xx that names the field, and queues nothing."""
 
 import json
+import tracemalloc
 from urllib.parse import quote
 
 import anyio
@@ -8,9 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from api.schemas import NewJob
+from api.errors import Problem
+from api.reading import parse
+from api.schemas import Limits, NewJob
 from shared.settings import Settings
-from tests.api_kit import Farm
+from tests.api_kit import CATALOG, Farm
 
 FOX = {"prompt": "a red fox"}
 
@@ -100,6 +103,8 @@ def refused(response, farm, status, code, param=None):
         ({"metadata": {str(k): "" for k in range(17)}}, "invalid_value", "metadata"),
         ({"metadata": {"k" * 65: ""}}, "invalid_value", "metadata/" + "k" * 65),
         ({"metadata": []}, "invalid_value", "metadata"),
+        ({"metadata": {"[key]": 1}}, "invalid_value", "metadata/[key]"),
+        ({"[key]": 1}, "unknown_field", "[key]"),
         ({"promt": "x"}, "unknown_field", "promt"),
         ({"steps": 4, "num_inference_steps": 5}, "conflicting_fields", "num_inference_steps"),
         ({"width": 128, "size": "256x256"}, "conflicting_fields", "size"),
@@ -136,6 +141,22 @@ def test_a_million_unknown_fields_get_a_short_answer(farm, client):
 
     refused(response, farm, 400, "unknown_field", "0" * 20)
     assert len(response.content) < 20_000
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_many_bad_fields_cost_no_more_than_reading_them(nested):
+    many = {f"{k:x}": 1 for k in range(100_000)}
+    order = {"prompt": "a", "metadata": many} if nested else {"prompt": "a"} | many
+    body, limits = json.dumps(order).encode(), Limits(CATALOG, 10)
+
+    tracemalloc.start()
+    with pytest.raises(Problem) as refusal:
+        parse(body, limits)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    assert len(refusal.value.faults) <= 32
+    assert peak_bytes < 40 * 2**20
 
 
 @pytest.mark.parametrize(

@@ -305,6 +305,66 @@ def test_a_farm_that_stays_down_is_code_3_with_its_own_words(farm, render):
     assert "the job store does not answer (HTTP 503, request req_7)" in result.stderr
 
 
+DEEP = b"[" * 200_000
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "body", "code"),
+    [
+        (401, {}, b'{"error": "who are you?"}', 2),
+        (400, {}, b'{"error": [1]}', 2),
+        (400, {}, DEEP, 2),
+        (302, {"Location": "/login"}, b"", 2),
+        (200, {}, DEEP, 3),
+        (200, {}, b"<html>", 3),
+        (200, {"Content-Encoding": "gzip"}, b"not gzip", 3),
+        (202, {"Retry-After": "9" * 5000}, b"{}", 3),
+        (503, {"Retry-After": "9" * 400}, b"{}", 3),
+    ],
+    ids=lambda value: str(value)[:24],
+)
+def test_a_server_that_is_no_farm_is_one_line(farm, render, status, headers, body, code):
+    farm.failures = [Response(body, status, headers) for _ in range(99)]
+
+    result = render()
+
+    assert (result.exit_code, result.stderr.count("\n")) == (code, 1), result.exception
+    assert result.stderr.startswith("renderfarm: ")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--guidance", "nan"),
+        ("--negative", "\udcff"),
+        ("--url", "http://["),
+        ("--url", "http://\x01"),
+        ("--url", "http://" + "a" * 300),
+        ("--key", "secret\n"),
+        ("--key", "secretä"),
+    ],
+    ids=lambda value: repr(value)[:24],
+)
+def test_what_cannot_be_sent_is_wrong_usage(farm, render, options):
+    farm.looks = [NOT_CACHED]
+
+    result = render(*options)
+
+    assert (result.exit_code, farm.orders) == (2, {}), result.exception
+    assert "secret" not in result.stderr
+
+
+def test_a_picture_whose_url_is_none_is_one_line(farm, render):
+    def look(base):
+        seen = NOT_CACHED(base)
+        seen["images"][0]["url"] = "http://\x01/"
+        return seen
+
+    farm.looks = [look]
+
+    assert render().exit_code in (2, 3)
+
+
 @pytest.mark.parametrize(("options", "told"), [((), 1), (("-q",), 0)])
 def test_random_weights_are_said_once_unless_quiet(farm, render, options, told):
     farm.looks, farm.random_weights = TWO_PICTURES, True

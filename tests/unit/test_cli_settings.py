@@ -1,5 +1,7 @@
 import pytest
+from click.testing import CliRunner
 
+from cli.main import main
 from cli.settings import overridden
 from shared.errors import SettingsError
 from shared.settings import load_settings
@@ -11,6 +13,15 @@ def test_an_option_wins_over_the_variable_and_none_changes_nothing():
     changed = overridden(settings, port=9000, host=None)
 
     assert (changed.port, changed.host) == (9000, "::1")
+
+
+def test_values_in_force_show_no_password():
+    farm = {"FARM_HF_ENDPOINT": "https://me:hunter2@mirror.example", "FARM_API_KEYS": "a:hunter2"}
+
+    shown = CliRunner().invoke(main, ["settings", "--values"], env=farm).stdout
+
+    assert "mirror.example" in shown
+    assert "hunter2" not in shown
 
 
 def test_what_nobody_set_stays_unset():

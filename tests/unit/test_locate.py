@@ -221,10 +221,12 @@ def test_a_revision_that_is_not_there_is_named(model, settings):
 def test_no_network_is_said_in_these_words(settings):
     with socket.socket() as taken:  # bound, and nobody listens
         taken.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        url = f"http://me:hunter2@127.0.0.1:{taken.getsockname()[1]}"
         nobody = settings.model_copy(update={"hf_endpoint": url})
-        with pytest.raises(ModelUnavailable, match="no network"):
+        with pytest.raises(ModelUnavailable, match="no network") as failure:
             locate(entry("hf:farm/tiny"), nobody)
+
+    assert "hunter2" not in str(failure.value)  # anybody may read it in /status
 
 
 def test_a_name_that_is_no_repository_is_a_fault_of_the_entry(settings):

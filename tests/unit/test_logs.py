@@ -44,3 +44,10 @@ def test_no_password_gets_through(lines: pytest.LogCaptureFixture) -> None:
     for formatter in (_Json("api"), _Text("api")):
         assert "hunter2" not in formatter.format(lines.records[0])
     assert redact("s3://bucket/key") == "s3://bucket/key"
+
+
+@pytest.mark.parametrize("password", ["hunter2", "p@ss", "a:b", ":@:@"])
+def test_a_password_is_hidden_whole(password: str) -> None:
+    told = f"lost redis://user:{password}@db:6379/0, asked by a@b"
+
+    assert redact(told) == "lost redis://user:***@db:6379/0, asked by a@b"

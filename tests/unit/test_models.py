@@ -70,6 +70,25 @@ def test_a_bad_file_says_what_is_wrong(tmp_path: Path, text: str, message: str) 
         load_catalog(file)
 
 
+@pytest.mark.parametrize(
+    "field", ["width = 1000", "height = 128", "width = 4096", "max_pixels = 65536", "steps = 101"]
+)
+def test_defaults_that_the_model_cannot_draw_are_refused(tmp_path: Path, field: str) -> None:
+    path = tmp_path / "models.toml"
+    path.write_text(f"default = 'a'\n[models.a]\nsource = 'tiny:'\n{field}\n")
+
+    with pytest.raises(ModelError, match="default"):
+        load_catalog(path)
+
+
+def test_a_file_in_another_encoding_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "models.toml"
+    path.write_bytes("default = 'tiny'  # größer".encode("latin-1"))
+
+    with pytest.raises(ModelError, match="cannot read"):
+        load_catalog(path)
+
+
 def test_predicted_seconds_grow_with_the_work() -> None:
     entry = load_catalog().find("sd3.5-large")
     base = {"width": 1024, "height": 1024, "steps": 28, "guidance_scale": 3.5}

@@ -138,6 +138,18 @@ def test_the_command_lists_retries_and_drops(farm, renderfarm):
     assert farm.store.poison() == []
 
 
+@pytest.mark.parametrize("prompt", ["a [/b] fox", "a [cat] fox", "a \x1b]0;owned\x07 fox"])
+def test_the_command_shows_a_prompt_as_it_is(farm, renderfarm, prompt):
+    order(farm, prompt=prompt)
+    take_down(farm)
+
+    shown = renderfarm("poison", "list")
+
+    assert shown.exit_code == 0
+    assert "\x1b" not in shown.stdout
+    assert prompt in shown.stdout or "\x1b" in prompt
+
+
 def test_the_command_says_what_is_wrong(farm, renderfarm):
     unknown = renderfarm("poison", "drop", "nothing")
     forbidden = renderfarm("poison", "list", key="alice-key")

@@ -37,6 +37,12 @@ def test_a_bad_value_names_its_variable_and_hides_itself() -> None:
     assert "my-secret" not in str(raised.value)
 
 
+@pytest.mark.parametrize("url", ["farm.example", "//farm.example", "https://", "javascript:1"])
+def test_a_public_url_that_no_client_could_open_is_refused(url: str) -> None:
+    with pytest.raises(SettingsError, match="FARM_PUBLIC_URL"):
+        load_settings({"FARM_PUBLIC_URL": url})
+
+
 def test_secrets_are_not_shown() -> None:
     settings = load_settings({"FARM_API_KEYS": "alice:hunter2", "FARM_REDIS_URL": "redis://:pw@h"})
 

@@ -15,6 +15,7 @@ from huggingface_hub.errors import (
 )
 
 from shared.errors import ModelError, ModelUnavailable
+from shared.logs import redact
 from shared.settings import Settings, variable
 
 _KINDS = ("json", "safetensors", "txt", "model")
@@ -37,7 +38,7 @@ def download(repo: str, revision: str, parts: tuple[str, ...], settings: Setting
         return _snapshot(repo, revision, parts, settings)
     except Exception as error:  # the hub's, httpx's and the disk's: the client lets all through
         page = f"{settings.hf_endpoint or 'https://huggingface.co'}/{repo}"
-        raise ModelUnavailable(_why(error, page, revision)) from error
+        raise ModelUnavailable(redact(_why(error, page, revision))) from error  # all see /status
 
 
 def _why(error: BaseException, page: str, revision: str) -> str:

@@ -1,0 +1,234 @@
+"""The rules of the memory store and what they act on: what `lua/lib.lua` is to the scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from shared.errors import JobNotFound
+from shared.jobs import (
+    LEASED,
+    Dropped,
+    Failure,
+    Job,
+    JobImage,
+    Render,
+    RenderState,
+    move,
+)
+from shared.store.port import Cause, Claim, Death, Delayed, Moved
+
+
+@dataclass(slots=True)
+class Entry:
+    """A render and what only the store knows of it."""
+
+    render: Render
+    cost: float
+    fresh: bool = False
+    flow: str = ""
+    tag: float = 0.0
+    charge: float = 0.0
+    token: str | None = None
+    slot: str | None = None
+    lease_until: float = 0.0
+    due_at: float = 0.0  # end of the pause after a fault
+    wanted: int = 0
+    waiters: set[tuple[str, int]] = field(default_factory=set)
+
+    def set(self, state: RenderState | None = None, **fields: object) -> None:
+        if state:
+            fields["state"] = move(self.render.state, state)
+        self.render = self.render.model_copy(update=fields)
+
+
+@dataclass(slots=True)
+class JobEntry:
+    job: Job
+    renders: list[str]
+    cached: set[int]
+    dropped: dict[int, tuple[Dropped, float]] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Everything the store remembers. Not thread-safe: the store locks. `now` gives unix seconds."""
+
+    now: Callable[[], float]
+    max_losses: int
+    max_retries: int
+    retry_pause_s: float
+    jobs: dict[str, JobEntry] = field(default_factory=dict)
+    renders: dict[str, Entry] = field(default_factory=dict)
+    current: dict[str, str] = field(default_factory=dict)  # fingerprint -> render
+    flows: dict[tuple[str, str], float] = field(default_factory=dict)
+    vtime: dict[str, float] = field(default_factory=dict)
+    rates: dict[str, float] = field(default_factory=dict)
+    poison: dict[str, tuple[str, ...]] = field(default_factory=dict)  # render -> failed jobs
+    deaths: dict[str, Death] = field(default_factory=dict)  # slot -> its last one
+    totals: dict[str, int] = field(default_factory=dict)
+
+    def job(self, job_id: str) -> JobEntry:
+        try:
+            return self.jobs[job_id]
+        except KeyError:
+            raise JobNotFound from None
+
+    def pending(self) -> list[str]:
+        """Queued renders in fair order."""
+        waiting = filter(self.waits, self.renders.values())
+        return [entry.render.id for entry in sorted(waiting, key=lambda e: (e.tag, e.render.id))]
+
+    def waits(self, entry: Entry) -> bool:
+        return entry.render.state is RenderState.queued and entry.due_at <= self.now()
+
+    def holds(self, entry: Entry, token: str) -> bool:
+        return entry.token == token and entry.render.state in LEASED
+
+    def start_tag(self, pool: str, flow: str) -> float:
+        return max(self.vtime.get(pool, 0.0), self.flows.get((pool, flow), 0.0))
+
+    def enqueue(self, entry: Entry, flow: str, charge: float) -> None:
+        pool = entry.render.pool
+        entry.tag, entry.flow, entry.charge = self.start_tag(pool, flow), flow, charge
+        self.flows[pool, flow] = entry.tag + charge
+
+    def refund(self, entry: Entry) -> None:
+        key = (entry.render.pool, entry.flow)
+        self.flows[key] = max(self.flows.get(key, 0.0) - entry.charge, 0.0)
+
+    def end(self, entry: Entry, state: RenderState, **fields: object) -> None:
+        entry.set(state, finished_at=self.now(), **fields)
+        if state is not RenderState.succeeded:
+            self.forget(entry.render.fingerprint, entry.render.id)
+        entry.waiters.clear()
+        self.count(state.value)
+
+    def give_back(
+        self, entry: Entry, lost: bool, cause: Cause = "worker_lost", detail: str = ""
+    ) -> None:
+        if lost:
+            entry.set(last_loss=cause)
+            self.deaths[entry.slot or ""] = Death(cause=cause, at=self.now())
+        if not entry.wanted:
+            return self.end(entry, RenderState.canceled)
+        if lost:
+            self.count("lost")
+            losses = entry.render.losses + 1
+            entry.set(losses=losses)
+            if losses >= self.max_losses:
+                self.poison[entry.render.id] = tuple(sorted({job for job, _ in entry.waiters}))
+                message = f"the render took down its worker {losses} times"
+                message += f": {detail}" if detail else ""
+                code = cause if cause == "container_memory" else "worker_lost"
+                return self.end(
+                    entry, RenderState.failed, error=Failure(code=code, message=message)
+                )
+        entry.token = None
+        return self.put_down(entry)
+
+    def may_retry(self, entry: Entry, failure: Failure) -> bool:
+        return failure.retryable and entry.render.retries < self.max_retries
+
+    def delay(self, entry: Entry, failure: Failure) -> Delayed:
+        retries = entry.render.retries + 1
+        self.count("retried")
+        spread = self.totals["retried"] * 0.6180339887498949 % 1
+        pause_s = min(self.retry_pause_s * 4 ** (retries - 1), 60.0) * (1 + spread) / 2
+        entry.due_at = self.now() + pause_s
+        self.put_down(entry)
+        entry.set(retries=retries, error=failure)
+        return self.retry(entry)
+
+    def retry(self, entry: Entry) -> Delayed:
+        return Delayed(entry.render.retries, max(entry.due_at - self.now(), 0.0))
+
+    def learn(self, entry: Entry, device_s: float) -> None:
+        if device_s > 0 and entry.cost > 0:
+            ratio = min(max(device_s / entry.cost, 1e-3), 1e3)
+            rate = self.rates.get(entry.render.pool, ratio)
+            self.rates[entry.render.pool] = rate + 0.1 * (ratio - rate)
+
+    def put_down(self, entry: Entry) -> None:
+        entry.slot = None
+        entry.set(RenderState.queued, step=0, worker=None, started_at=None)
+
+    def lose(self, which: Callable[[Entry], bool]) -> Moved:
+        held = [e for e in self.renders.values() if e.render.state in LEASED and which(e)]
+        for entry in held:
+            self.give_back(entry, lost=True)
+
+        def ids(state: RenderState) -> tuple[str, ...]:
+            return tuple(e.render.id for e in held if e.render.state is state)
+
+        return Moved(requeued=ids(RenderState.queued), failed=ids(RenderState.failed))
+
+    def drop(self, job: JobEntry, index: int, why: Dropped) -> None:
+        entry = self.renders[job.renders[index]]
+        waiter = (job.job.id, index)
+        if waiter not in entry.waiters:
+            return
+        if entry.render.state in LEASED and entry.wanted <= 1:
+            entry.wanted = 0
+            return
+        entry.wanted -= 1
+        entry.waiters.discard(waiter)
+        job.dropped[index] = (why, self.now())
+        if not entry.wanted:
+            self.refund(entry)
+            self.end(entry, RenderState.canceled)
+
+    def snapshot(self, job_id: str) -> Job:
+        """The job, its renders and their queue positions."""
+        entry = self.job(job_id)
+        ranks: dict[str, int] = {}
+        for render in self.pending():
+            pool = self.renders[render].render.pool
+            ranks[render] = sum(self.renders[r].render.pool == pool for r in ranks)
+        images = tuple(
+            JobImage(
+                index=index,
+                render=self.renders[render].render,
+                cached=index in entry.cached or self.renders[render].render.found,
+                dropped=entry.dropped.get(index, (None, 0))[0],
+                dropped_at=entry.dropped.get(index, (None, None))[1],
+                position=ranks.get(render),
+            )
+            for index, render in enumerate(entry.renders)
+        )
+        return entry.job.model_copy(update={"images": images})
+
+    def claimed(self, entry: Entry) -> Claim:
+        return Claim(
+            render_id=entry.render.id,
+            token=entry.token or "",
+            fingerprint=entry.render.fingerprint,
+            spec=entry.render.spec,
+            attempt=entry.render.attempt,
+            fresh=entry.fresh,
+            jobs=tuple(sorted({job for job, _ in entry.waiters})),
+            worker=entry.render.worker or "",
+            queued_at=entry.render.queued_at,
+            claimed_at=self.now(),
+        )
+
+    def forget(self, fingerprint: str, render_id: str) -> None:
+        if self.current.get(fingerprint) == render_id:
+            del self.current[fingerprint]
+
+    def expire_due(self) -> tuple[str, ...]:
+        """Drop what has not started of jobs whose deadline has passed; these jobs."""
+        expired: dict[str, None] = {}
+        for entry in list(self.jobs.values()):
+            deadline = entry.job.deadline_at
+            if deadline is None or deadline > self.now() or self.snapshot(entry.job.id).done:
+                continue
+            for index, render in enumerate(entry.renders):
+                seen = self.renders[render].render
+                if seen.state is RenderState.queued and seen.attempt == 0:
+                    self.drop(entry, index, "expired")
+                    expired[entry.job.id] = None
+        return tuple(expired)
+
+    def count(self, outcome: str) -> None:
+        self.totals[outcome] = self.totals.get(outcome, 0) + 1
