@@ -126,6 +126,18 @@ def test_an_outage_longer_than_a_lease_costs_no_living_worker_its_render(
     assert seen == [dead.render_id]
 
 
+def test_the_reaper_of_a_full_server_is_content_when_nothing_is_due(
+    store: RedisJobStore, client: redis.Redis
+) -> None:
+    store.submit(submission())
+    assert store.claim(POOL, "alive", "a", "a", 30.0)
+    client.config_set("maxmemory", 1)
+    try:
+        assert store.reap().requeued == ()
+    finally:
+        client.config_set("maxmemory", 0)
+
+
 @pytest.mark.filterwarnings("default")  # Celery's own test worker leaves threads to the collector
 def test_a_celery_worker_takes_the_tickets_that_the_scripts_wrote(
     store: RedisJobStore, redis_server: str
