@@ -97,7 +97,7 @@ def test_clients_killed_by_the_server_come_back_and_consume(farm: ChaosFarm) -> 
 def test_workers_behind_half_open_connections_notice_and_consume_again(
     farm: ChaosFarm, busy: bool
 ) -> None:
-    """With kombu's own options a worker is deaf for 51 s here, before kombu 5.7 for good."""
+    """With kombu's own options a worker is deaf for 26 to 51 s here, before kombu 5.7 for good."""
     job = started(farm) if busy else None
     deaf_at = time.monotonic()
 
@@ -107,7 +107,7 @@ def test_workers_behind_half_open_connections_notice_and_consume_again(
         assert farm.finished(job)["status"] == "succeeded"
     later = [farm.submit(seed=next(seeds))["id"] for _ in range(6)]
     assert {farm.finished(each)["status"] for each in later} == {"succeeded"}
-    assert time.monotonic() - deaf_at < 40.0
+    assert time.monotonic() - deaf_at < 25.0
 
 
 def test_tickets_that_vanish_are_made_again(farm: ChaosFarm) -> None:
