@@ -7,8 +7,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 import redis
 
@@ -40,6 +42,17 @@ def command(
     }
     what = ("-c", code) if code else ("-m", "worker.main")
     return (sys.executable, *what), {**clean, **settings}
+
+
+@contextmanager
+def keepers_gone(pid: int | None) -> Iterator[None]:
+    """What a keeper has to say of a worker that is ended inside belongs to this test."""
+    keepers: list[psutil.Process] = []
+    with suppress(psutil.NoSuchProcess):
+        keepers = psutil.Process(pid).children(recursive=True) if pid else []
+    yield
+    _, left = psutil.wait_procs(keepers, 30)
+    assert not left
 
 
 class Process:
@@ -74,8 +87,9 @@ def start(url: str, tmp_path: Path) -> Iterator[Callable[..., Process]]:
 
     yield start
     for one in started:
-        one.process.kill()
-        one.process.wait()
+        with keepers_gone(one.process.pid):
+            one.process.kill()
+            one.process.wait()
 
 
 def worker(store: RedisJobStore) -> WorkerStatus | None:
@@ -144,6 +158,11 @@ def test_a_slot_that_starts_again_gives_back_what_it_held(
 # ------------------------------------------------------------------------------------ guards
 
 
+def died_of(store: RedisJobStore) -> str | None:
+    seen = worker(store)
+    return seen.last_death.cause if seen and seen.last_death else None
+
+
 def is_unloaded(store: RedisJobStore) -> bool:
     seen = worker(store)
     return seen is not None and {step.status for step in seen.steps} == {"waiting"}
@@ -163,7 +182,8 @@ def supervised(url: str, tmp_path: Path) -> Iterator[Callable[..., Child]]:
 
     yield start
     for child in children:
-        child.kill()
+        with keepers_gone(child.pid):
+            child.kill()
 
 
 def test_a_worker_without_tickets_while_renders_wait_is_deaf_and_its_next_life_does_them(
@@ -178,10 +198,7 @@ def test_a_worker_without_tickets_while_renders_wait_is_deaf_and_its_next_life_d
     child = supervised(told, FARM_WATCHDOG_S="1")
     wait_until(lambda: child.tick() or told, START_S)
     assert "exited with code 3: it was deaf: renders waited and it took none" in told[0]
-    seen = worker(store)
-    assert seen is not None
-    assert seen.last_death is not None
-    assert seen.last_death.cause == "deaf"
+    wait_until(lambda: died_of(store) == "deaf")  # its keeper outlives it by a moment
 
     store.reconcile()
     wait_until(lambda: child.tick() or store.get(job.id).done, START_S)
