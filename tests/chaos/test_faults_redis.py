@@ -26,6 +26,11 @@ def started(farm: ChaosFarm, images: int = 4) -> str:
     return str(job["id"])
 
 
+def consumers(farm: ChaosFarm) -> int:
+    """Connections on which a worker waits for tickets."""
+    return sum(client["cmd"] == "brpop" for client in farm.redis().client_list())
+
+
 def test_a_server_frozen_for_longer_than_a_lease_costs_time_only(farm: ChaosFarm) -> None:
     job = started(farm)
     freeze(farm.redis_process)
@@ -98,6 +103,7 @@ def test_workers_behind_half_open_connections_notice_and_consume_again(
     farm: ChaosFarm, busy: bool
 ) -> None:
     """With kombu's own options a worker is deaf for 26 to 51 s here, before kombu 5.7 for good."""
+    wait_until(lambda: consumers(farm) == len(farm.names("worker")))
     job = started(farm) if busy else None
     deaf_at = time.monotonic()
 

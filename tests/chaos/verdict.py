@@ -137,11 +137,11 @@ def _seen_in_order(load: Load) -> Iterator[str]:
             if status in JOB_FINAL:
                 yield f"{job.job_id} left its final status: {job.statuses}"
         for index, seen in enumerate(zip(*job.images, strict=True)):
-            if not _legal(list(seen)):
+            if not legal(list(seen)):
                 yield f"image {index} of {job.job_id} went back: {seen}"
 
 
-def _legal(seen: list[Image]) -> bool:
+def legal(seen: list[Image]) -> bool:
     return all(_follows(old, new) for old, new in pairwise(seen))
 
 

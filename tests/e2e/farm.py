@@ -14,6 +14,7 @@ from typing import Any
 import httpx2
 import psutil
 
+from deploy.tether import tethered
 from tests.waiting import wait_until
 
 READY_S = 90.0
@@ -49,8 +50,10 @@ class RunningFarm:
         log = self.folder / "up.log"
         with log.open("wb") as out:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "cli.main", "up", "--port", "0", "--gpus", "none",
-                 "--data-dir", str(self.folder), "--workers", str(self._workers)],
+                tethered(  # a killed test run leaves no farm behind
+                    [sys.executable, "-m", "cli.main", "up", "--port", "0", "--gpus", "none",
+                     "--data-dir", str(self.folder), "--workers", str(self._workers)]
+                ),
                 env=self._env, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
         wait_until(lambda: self._ready(log), READY_S, f"for the farm: {log}")
