@@ -30,6 +30,7 @@ class Ending:
 
     def __init__(self) -> None:
         self.code = OK
+        self._asked = False
 
     @property
     def cause(self) -> Cause | None:
@@ -39,3 +40,13 @@ class Ending:
         """Drain as SIGTERM does, then exit with this code; the first one given counts."""
         self.code = self.code or code
         os.kill(os.getpid(), signal.SIGTERM)
+
+    def interrupt(self, *_: object) -> None:
+        """The handler of SIGTERM while the model loads. Raises SystemExit."""
+        self._asked = True
+        raise SystemExit(OK)
+
+    def check(self) -> None:
+        """Raises SystemExit if `interrupt` did, and a library that was loading swallowed it."""
+        if self._asked:
+            raise SystemExit(OK)

@@ -56,13 +56,13 @@ def serve(settings: Settings, model: str | None = None) -> int:
     from worker.loading.load import pick_device
 
     setup("worker", settings.log_level, settings.log_format)
-    signal.signal(signal.SIGTERM, _leave)  # until Celery takes over
+    ending = Ending()
+    signal.signal(signal.SIGTERM, ending.interrupt)  # until Celery takes over
     catalog = load_catalog(settings.models_file, settings.default_model)
     entry = catalog.find(model) if model else catalog.default
     device = pick_device(settings.device)
     name = settings.worker_name or f"{socket.gethostname()}-{device.replace(':', '')}"
     store = open_store(settings, patience_s=PATIENCE_S)
-    ending = Ending()
     with ExitStack() as stack:
         heart = _heart(settings, store, entry, name, device)
         stack.callback(lambda: heart.stop(leave=heart.state != "failed"))
@@ -74,6 +74,7 @@ def serve(settings: Settings, model: str | None = None) -> int:
             leases = _start_leases(settings, name)
             stack.callback(lambda: leases.close(ending.cause))
             renderer = _load(settings, entry, device, heart)
+            ending.check()
         except FarmError as error:
             ending.code = exits.NOT_LOADED
             if isinstance(error, DeviceFault):
@@ -212,10 +213,6 @@ def _consume(settings: Settings, bench: Bench, seat: Seat) -> int:
 
 def _keep_our_logging(**_: Any) -> None:
     """A connected receiver stops Celery from configuring logging."""
-
-
-def _leave(*_: Any) -> None:
-    raise SystemExit(0)
 
 
 if __name__ == "__main__":

@@ -127,6 +127,30 @@ def test_sigterm_while_loading_ends_with_0(
     assert store.workers() == []
 
 
+# SIGTERM comes while a library runs that swallows what the handler raises.
+SWALLOWED = """
+import os, signal, sys, torch
+from shared.settings import load_settings
+from worker.main import serve
+
+def forward(*_):
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    except SystemExit:
+        hook.remove()
+
+hook = torch.nn.modules.module.register_module_forward_pre_hook(forward)
+sys.exit(serve(load_settings()))
+"""
+
+
+def test_sigterm_that_a_library_swallowed_while_loading_still_ends_with_0(
+    store: RedisJobStore, start: Callable[..., Process]
+) -> None:
+    assert start(SWALLOWED).process.wait(START_S) == 0
+    assert store.workers() == []
+
+
 def test_a_model_that_cannot_be_loaded_ends_with_1_and_a_sentence(
     store: RedisJobStore, start: Callable[..., Process], tmp_path: Path
 ) -> None:
