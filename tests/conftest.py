@@ -1,5 +1,6 @@
 """Fixtures that more than one folder of tests uses. Servers start when a test first asks."""
 
+import logging
 import secrets
 import tempfile
 from collections.abc import Callable, Iterator
@@ -13,6 +14,12 @@ from tests.servers import need
 from tests.servers.engines import ENGINES, engine_binary
 from tests.servers.grounds import Bucket
 from tests.servers.rgw import PROGRAMS, Rgw
+
+
+@pytest.fixture(autouse=True)
+def every_line_is_logged() -> None:
+    """Whatever level an earlier test's part was started with."""
+    logging.getLogger("farm").setLevel(logging.DEBUG)
 
 
 @pytest.fixture(scope="session")

@@ -81,7 +81,8 @@ class Heart:
         with self._changed:
             self._stopped = True
             self._changed.notify()
-        self._thread.join()
+        if self._thread.is_alive():  # else it was stopped while it was being started
+            self._thread.join()
         try:
             if leave:
                 self._store.leave(self._status.name)

@@ -64,8 +64,9 @@ def serve(settings: Settings, model: str | None = None) -> int:
     name = settings.worker_name or f"{socket.gethostname()}-{device.replace(':', '')}"
     store = open_store(settings, patience_s=PATIENCE_S)
     with ExitStack() as stack:
-        heart = _start_heart(settings, store, entry, name, device)
+        heart = _heart(settings, store, entry, name, device)
         stack.callback(lambda: heart.stop(leave=heart.state != "failed"))
+        heart.start()
         try:
             wait_for_duty(heart, settings.quarantine_after)
             heart.on_drain = ending.leave
@@ -88,9 +89,7 @@ def serve(settings: Settings, model: str | None = None) -> int:
     return ending.code
 
 
-def _start_heart(
-    settings: Settings, store: JobStore, entry: ModelEntry, name: str, device: str
-) -> Heart:
+def _heart(settings: Settings, store: JobStore, entry: ModelEntry, name: str, device: str) -> Heart:
     status = WorkerStatus(
         name=name,
         pool=entry.pool,
@@ -105,9 +104,8 @@ def _start_heart(
         event(log, "adopted", logging.WARNING, render=render, worker=name)
     report(store, log)
     # Its file must be touched while Redis is away, and the last beat must not hold up the exit.
-    heart = Heart(open_store(settings, patience_s=HEART_PATIENCE_S), status, settings.liveness_file)
-    heart.start()
-    return heart
+    brisk = open_store(settings, patience_s=HEART_PATIENCE_S)
+    return Heart(brisk, status, settings.liveness_file)
 
 
 def _load(settings: Settings, entry: ModelEntry, device: str, heart: Heart) -> Renderer:

@@ -11,7 +11,7 @@ from shared.models import load_catalog
 from shared.settings import load_settings
 from shared.store import open_store
 from tests.waiting import wait_until
-from worker.main import PATIENCE_S, _start_heart
+from worker.main import PATIENCE_S, _heart
 
 
 def test_a_worker_stays_alive_to_its_probe_while_redis_is_away(tmp_path: Path) -> None:
@@ -19,7 +19,8 @@ def test_a_worker_stays_alive_to_its_probe_while_redis_is_away(tmp_path: Path) -
     with EmbeddedRedis(tmp_path, appendfsync="everysec") as server:
         settings = load_settings({"FARM_REDIS_URL": server.url, "FARM_LIVENESS_FILE": str(file)})
         store = open_store(settings, patience_s=PATIENCE_S)
-        heart = _start_heart(settings, store, load_catalog(None, "tiny").default, "w", "cpu")
+        heart = _heart(settings, store, load_catalog(None, "tiny").default, "w", "cpu")
+        heart.start()
         assert server.pid
         os.kill(server.pid, signal.SIGSTOP)
         try:

@@ -117,7 +117,8 @@ def test_nothing_of_a_job_stays_for_ever(farm: Farm, end) -> None:
     assert [key for key, left_s in kept.items() if left_s < 0] == []
     wait_until(lambda: farm.gone(order.job.id), 5.0)
     left = {key.rpartition(":")[0] for key in farm.ttls() if key != "farm:poison"}
-    assert left <= {"farm:render", "farm:token", "farm:idem:alice"}  # an hour or a day, then gone
+    # An hour or a day, then gone; a death belongs to its slot.
+    assert left <= {"farm:render", "farm:token", "farm:idem:alice", "farm:death"}
     assert farm.store.stats().pools[0].pending == 0
 
 
