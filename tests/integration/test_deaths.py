@@ -20,7 +20,7 @@ from tests.orders import POOL, submission
 from tests.servers import absent
 from tests.waiting import wait_until
 
-LIMIT_MIB = 160
+LIMIT_MIB = 512  # well above what a keeper takes: the kernel ends the largest
 # Holds a render, or nothing, and does what it is told on stdin.
 WORKER = """
 import json, os, sys
@@ -28,7 +28,8 @@ from worker.leases import Leases
 from shared.store.port import Claim
 leases = Leases(json.loads(sys.argv[1]))
 if sys.argv[2]:
-    leases.hold(Claim(sys.argv[2], "token", "", None, 1, False, (), "", 0, 0))
+    lease = leases.hold(Claim(sys.argv[2], "token", "", None, 1, False, (), "", 0, 0))
+    lease.progress(1)
 print("up", flush=True)
 match sys.stdin.readline().strip():
     case "eat":
@@ -131,14 +132,17 @@ def test_a_worker_killed_by_the_memory_limit_fails_its_render_in_words(
 ) -> None:
     job, render = claimed(store)
 
-    assert Worker(url, render, limited).told("eat") == -9
+    eater = Worker(url, render, limited)
+    wait_until(lambda: store.get(job).images[0].render.step == 1, 30.0)  # its keeper is up
 
-    wait_until(lambda: store.get(job).done)
+    assert eater.told("eat") == -9
+
+    wait_until(lambda: store.get(job).done, 30.0)
     error = store.get(job).images[0].render.error
     assert error is not None
     assert error.code == "container_memory"
     assert error.message == (
-        "the render took down its worker 1 times: the container's memory limit (0.156 GiB) "
+        "the render took down its worker 1 times: the container's memory limit (0.5 GiB) "
         "killed the worker; raise the limit or use a smaller placement"
     )
     last = death(store)
@@ -151,7 +155,7 @@ def test_the_memory_limit_is_told_of_a_worker_that_was_still_loading(
 ) -> None:
     assert Worker(url, group=limited).told("eat") == -9
 
-    wait_until(lambda: death(store) is not None)
+    wait_until(lambda: death(store) is not None, 30.0)
     last = death(store)
     assert last is not None
     assert last.cause == "container_memory"
@@ -179,7 +183,7 @@ print(reports[0])
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
 
-    assert "was ended by SIGKILL (the container's memory limit (0.156 GiB) killed" in shown.stdout
+    assert "was ended by SIGKILL (the container's memory limit (0.5 GiB) killed" in shown.stdout
 
 
 def test_a_worker_that_is_just_killed_was_not_short_of_memory(store: JobStore, url: str) -> None:
