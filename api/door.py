@@ -13,7 +13,10 @@ from shared.errors import JobFinished, JobNotFinished
 from shared.fingerprint import fingerprint
 from shared.jobs import RECORD_VERSION, SEEDS, Job, JobStatus, RenderSpec, image_seed
 from shared.models import ModelEntry
-from shared.store.port import Order, Submission
+from shared.store.values import (
+    Order,
+    Submission,
+)
 
 Number = TypeVar("Number", int, float)
 

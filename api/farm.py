@@ -22,7 +22,8 @@ from shared.metrics import ApiMetrics
 from shared.models import Catalog
 from shared.results.port import ResultStore
 from shared.settings import Settings
-from shared.store.port import JobStore, StoreFault
+from shared.store.port import JobStore
+from shared.store.values import StoreFault
 
 T = TypeVar("T")
 

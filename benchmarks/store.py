@@ -22,8 +22,11 @@ from deploy.embedded import EmbeddedRedis
 from shared.fingerprint import fingerprint
 from shared.jobs import Job, RenderSpec, StoredResult
 from shared.store.address import connect
-from shared.store.port import Order, Submission
 from shared.store.redis_store import RedisJobStore, StoreConfig
+from shared.store.values import (
+    Order,
+    Submission,
+)
 from shared.tickets import ticket_template
 
 

@@ -19,7 +19,12 @@ from shared.jobs import Failure, StoredResult
 from shared.models import Catalog, ModelEntry
 from shared.settings import Settings
 from shared.store.memory import MemoryJobStore
-from shared.store.port import Claim, JobStore, LoadingStep, WorkerStatus
+from shared.store.port import JobStore
+from shared.store.values import (
+    Claim,
+    LoadingStep,
+    WorkerStatus,
+)
 
 TINY = ModelEntry(
     id="tiny",

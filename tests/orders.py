@@ -10,7 +10,10 @@ from ulid import ULID
 from shared.fingerprint import fingerprint
 from shared.jobs import Job, RenderSpec, StoredResult, image_seed
 from shared.models import load_catalog
-from shared.store.port import Order, Submission
+from shared.store.values import (
+    Order,
+    Submission,
+)
 
 TINY = load_catalog().find("tiny")
 POOL = TINY.pool

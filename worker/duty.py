@@ -6,7 +6,7 @@ import logging
 import time
 
 from shared.logs import event
-from shared.store.port import Standing
+from shared.store.values import Standing
 from worker.heart import Heart, State
 
 log = logging.getLogger("farm.worker")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
-from shared.store.port import Cause
+from shared.store.values import Cause
 
 OK = 0  # drained, or told to leave
 NOT_LOADED = 1

@@ -8,7 +8,11 @@ from typing import Any
 from shared.jobs import Failure
 from shared.logs import event
 from shared.metrics import WorkerMetrics
-from shared.store.port import Claim, Delayed, JobStore
+from shared.store.port import JobStore
+from shared.store.values import (
+    Claim,
+    Delayed,
+)
 
 log = logging.getLogger("farm.worker")
 

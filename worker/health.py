@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared.settings import Settings
-from shared.store.port import Gpu
+from shared.store.values import Gpu
 
 # Failures that a sick device or process can cause; others are the order's or the storage's.
 SYMPTOMS = frozenset({"render_error", "internal_error"})

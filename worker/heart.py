@@ -11,7 +11,13 @@ from typing import Literal
 
 from shared.errors import StoreUnavailable
 from shared.logs import event
-from shared.store.port import Gpu, JobStore, LoadingStep, Standing, WorkerStatus
+from shared.store.port import JobStore
+from shared.store.values import (
+    Gpu,
+    LoadingStep,
+    Standing,
+    WorkerStatus,
+)
 
 log = logging.getLogger("farm.worker")
 BEAT_S = 1.0

@@ -16,7 +16,8 @@ from shared.jobs import Failure, StoredResult
 from shared.logs import event
 from shared.metrics import WorkerMetrics
 from shared.results.port import ResultStore
-from shared.store.port import Claim, JobStore
+from shared.store.port import JobStore
+from shared.store.values import Claim
 from worker.engines.port import Picture
 from worker.fail import fail
 from worker.leases import Lease

@@ -29,8 +29,9 @@ from shared.cgroup import OomWatch
 from shared.errors import StoreUnavailable
 from shared.logs import event, setup
 from shared.store.address import connect
-from shared.store.port import Cause, JobStore
+from shared.store.port import JobStore
 from shared.store.redis_store import RedisJobStore, StoreConfig
+from shared.store.values import Cause
 
 log = logging.getLogger("farm.keeper")
 Tell = Callable[[dict[str, Any]], None]

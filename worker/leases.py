@@ -14,7 +14,10 @@ from typing import Any
 from shared.cgroup import oom_kills
 from shared.errors import Canceled, LeaseLost
 from shared.logs import event
-from shared.store.port import Cause, Claim
+from shared.store.values import (
+    Cause,
+    Claim,
+)
 
 log = logging.getLogger("farm.worker")
 PROGRESS_S = 0.1  # a keeper that waits for Redis reads nothing: never fill its pipe

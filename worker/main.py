@@ -27,8 +27,12 @@ from shared.results import open_results
 from shared.settings import Settings, load_settings
 from shared.store import open_store
 from shared.store.checks import report
-from shared.store.port import Claim, JobStore, WorkerStatus
+from shared.store.port import JobStore
 from shared.store.redis_store import StoreConfig
+from shared.store.values import (
+    Claim,
+    WorkerStatus,
+)
 from shared.tickets import TASK, make_app, ticket_template
 from worker import exits
 from worker.duty import wait_for_duty

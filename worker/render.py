@@ -25,7 +25,8 @@ from shared.errors import (
 from shared.jobs import Failure, StoredResult
 from shared.logs import event
 from shared.metrics import WorkerMetrics
-from shared.store.port import Claim, JobStore
+from shared.store.port import JobStore
+from shared.store.values import Claim
 from worker import exits
 from worker.engines.port import Picture, Renderer
 from worker.fail import fail

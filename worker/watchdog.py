@@ -14,7 +14,8 @@ from typing import Protocol
 
 from shared.errors import StoreUnavailable
 from shared.logs import event
-from shared.store.port import JobStore, PoolStats
+from shared.store.port import JobStore
+from shared.store.values import PoolStats
 
 log = logging.getLogger("farm.worker")
 LOOKS = 10  # in the time that it allows

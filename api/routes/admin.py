@@ -20,7 +20,7 @@ from api.routes.jobs import count
 from api.views import job_view, rfc3339
 from shared.errors import JobNotFound
 from shared.jobs import Job, JobStatus
-from shared.store.port import Poison
+from shared.store.values import Poison
 
 router = APIRouter(tags=["operations"])
 _REFUSALS = ("missing_api_key", "invalid_api_key", "admin_only", "store_unavailable")

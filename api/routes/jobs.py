@@ -18,7 +18,10 @@ from api.reading import digest, digest_retry, json_body, parse
 from api.routes import get
 from api.schemas import EXAMPLES, Limits, schema
 from api.views import shown
-from shared.store.port import Submission, Submitted
+from shared.store.values import (
+    Submission,
+    Submitted,
+)
 
 router = APIRouter(tags=["jobs"])
 _IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,255}")

@@ -13,7 +13,7 @@ from api.farm import Farm, farm_of
 from api.routes import get
 from shared.errors import InvalidOrder
 from shared.models import ModelEntry
-from shared.store.port import WorkerStatus
+from shared.store.values import WorkerStatus
 
 router = APIRouter(tags=["models"])
 _DEFAULTS = frozenset({"steps", "guidance_scale", "shift", "width", "height"})

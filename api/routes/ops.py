@@ -18,7 +18,7 @@ from api.routes import get
 from api.routes.models import ready_workers
 from shared.errors import StoreUnavailable
 from shared.models import ModelEntry
-from shared.store.port import WorkerStatus
+from shared.store.values import WorkerStatus
 
 router = APIRouter(tags=["operations"])
 _WORKER = {"state", "steps", "error", "note", "last_death"}

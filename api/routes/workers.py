@@ -11,7 +11,7 @@ from api.errors import Problem, responses
 from api.farm import Farm, farm_of
 from api.routes import get
 from api.views import rfc3339
-from shared.store.port import WorkerStatus
+from shared.store.values import WorkerStatus
 
 router = APIRouter(tags=["operations"])
 _REFUSALS = ("missing_api_key", "invalid_api_key", "admin_only", "store_unavailable")

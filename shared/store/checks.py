@@ -7,8 +7,9 @@ import logging
 from shared.errors import StoreUnavailable
 from shared.logs import event
 from shared.store.durable import Wanted, choose
-from shared.store.port import JobStore, StoreFault
+from shared.store.port import JobStore
 from shared.store.server import Server
+from shared.store.values import StoreFault
 
 OLDEST = (6, 2)
 NEARLY_FULL = 0.9

@@ -16,7 +16,14 @@ from shared.jobs import (
     RenderState,
     StoredResult,
 )
-from shared.store.port import Claim, Delayed, Moved, Poison, Submission, WorkerStatus
+from shared.store.values import (
+    Claim,
+    Delayed,
+    Moved,
+    Poison,
+    Submission,
+    WorkerStatus,
+)
 
 _RECORD = {"id", "owner", "input", "cache", "priority", "metadata", "retries", "version"}
 _NOTHING = Render(

@@ -5,7 +5,12 @@ from __future__ import annotations
 from shared.errors import IdempotencyConflict, QueueFull
 from shared.jobs import FINAL, Render, RenderState
 from shared.store.ledger import Entry, JobEntry, Ledger
-from shared.store.port import WEIGHTS, Order, Submission, Submitted
+from shared.store.values import (
+    WEIGHTS,
+    Order,
+    Submission,
+    Submitted,
+)
 
 
 class Desk:

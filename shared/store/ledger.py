@@ -16,7 +16,13 @@ from shared.jobs import (
     RenderState,
     move,
 )
-from shared.store.port import Cause, Claim, Death, Delayed, Moved
+from shared.store.values import (
+    Cause,
+    Claim,
+    Death,
+    Delayed,
+    Moved,
+)
 
 
 @dataclass(slots=True)

@@ -22,7 +22,7 @@ from shared.jobs import (
 )
 from shared.store.desk import Desk
 from shared.store.ledger import Ledger
-from shared.store.port import (
+from shared.store.values import (
     UNWELL_S,
     Cause,
     Claim,

@@ -6,185 +6,24 @@ effect once. Every method raises StoreUnavailable when the store does not answer
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from collections.abc import Mapping
+from typing import Protocol
 
-from shared.jobs import Failure, Job, Record, RenderSpec, StoredResult
-
-WEIGHTS = {"high": 4.0, "normal": 1.0, "low": 0.25}
-Hold = Literal["held", "cancel", "lost"]
-# Why a worker died, as far as anybody knows; `worker_lost` is all that is left to say.
-Cause = Literal["worker_lost", "container_memory", "device_fault", "deaf", "unwell"]
-UNWELL_S = 3600  # how long it is remembered that a worker left because it was unwell
-
-
-@dataclass(slots=True, frozen=True)
-class Order:
-    """One image that a job asks for. `render_id` names the render if a new one is needed."""
-
-    render_id: str
-    fingerprint: str
-    spec: RenderSpec
-    cost_s: float  # predicted device seconds
-
-
-@dataclass(slots=True, frozen=True)
-class Submission:
-    """A job without images, and what to make for it; `idempotency` is (key, hash of the body).
-
-    The store stamps its own clock: `created_at` is replaced, a deadline keeps its distance to it.
-    """
-
-    job: Job
-    orders: Sequence[Order]
-    idempotency: tuple[str, str] | None = None
-
-
-@dataclass(slots=True, frozen=True)
-class Submitted:
-    job: Job
-    replayed: bool = False
-    hits: int = 0  # images that were stored already
-    attached: int = 0  # images that another job is waiting for too
-    made: int = 0  # new renders
-
-
-@dataclass(slots=True, frozen=True)
-class Claim:
-    """A leased render. `token` fences every later write; `fresh`: do not look for a stored result."""
-
-    render_id: str
-    token: str
-    fingerprint: str
-    spec: RenderSpec
-    attempt: int
-    fresh: bool
-    jobs: tuple[str, ...]
-    worker: str
-    queued_at: float
-    claimed_at: float
-
-    @property
-    def who(self) -> dict[str, str | int]:
-        """What every log line about this claim carries."""
-        jobs = ",".join(self.jobs)
-        return {
-            "job": jobs,
-            "render": self.render_id,
-            "worker": self.worker,
-            "attempt": self.attempt,
-        }
-
-
-@dataclass(slots=True, frozen=True)
-class Moved:
-    """What a chore changed, for its log line: render ids, or job ids for `expired`."""
-
-    requeued: tuple[str, ...] = ()
-    failed: tuple[str, ...] = ()
-    expired: tuple[str, ...] = ()
-
-
-@dataclass(slots=True, frozen=True)
-class Poison:
-    """A render that took down its worker too often; `jobs` are those that failed with it."""
-
-    render_id: str
-    fingerprint: str
-    spec: RenderSpec
-    jobs: tuple[str, ...]
-    owners: tuple[str, ...]
-    attempts: int
-    losses: int
-    failed_at: float  # unix seconds
-    error: Failure
-
-
-@dataclass(slots=True, frozen=True)
-class Delayed:
-    """A fault that may pass: the render waits `pause_s` seconds, then takes its old place."""
-
-    number: int  # 1 = the first
-    pause_s: float
-
-
-class LoadingStep(Record):
-    name: str
-    status: Literal["waiting", "running", "done", "skipped", "failed"]
-    seconds: float | None = None
-
-
-@dataclass(slots=True, frozen=True)
-class Standing:
-    """What the farm wants of a worker: its heartbeat is answered with this."""
-
-    drain: bool = False  # an operator wants it to take no render, until the order is lifted
-    unwell: int = 0  # how often workers of this name left as unwell within `UNWELL_S`
-
-
-class Death(Record):
-    cause: Cause
-    at: float  # unix seconds
-
-
-class Gpu(Record):
-    """A worker's device, and the memory that the tensors of its process take there, MiB."""
-
-    name: str
-    memory_used_mb: int
-    memory_peak_mb: int
-    memory_total_mb: int
-
-
-class WorkerStatus(Record):
-    """One worker's heartbeat. `steps` are the loading steps reached; `note` explains the state.
-
-    `holding` (renders that it leases) and `last_death` are the store's own knowledge.
-    """
-
-    name: str
-    pool: str
-    model: str
-    state: Literal["loading", "ready", "busy", "draining", "quarantined", "failed", "lost"]
-    device: str = ""
-    pid: int = 0
-    host: str = ""
-    render: str | None = None
-    steps: tuple[LoadingStep, ...] = ()
-    error: str | None = None
-    note: str | None = None
-    gpu: Gpu | None = None
-    holding: int = 0
-    last_death: Death | None = None
-    last_seen_at: float = 0.0
-
-
-class PoolStats(Record):
-    pool: str
-    pending: int
-    delayed: int = 0  # in the pause after a fault, so not pending
-    tickets: int
-    rate: float | None = None  # measured / predicted device seconds; None: nothing measured yet
-
-
-class Stats(Record):
-    """Read at scrape time. `totals` counts since the store was made: succeeded, failed, lost, ..."""
-
-    pools: tuple[PoolStats, ...] = ()
-    leases: int = 0
-    totals: dict[str, int] = {}
-
-
-class StoreFault(Record):
-    """Why the store may lose, or not take, what it was given; `advice` is for its operator."""
-
-    code: Literal[
-        "cluster", "too_old", "replica", "no_aof", "write_failed", "evicts", "nearly_full",
-        "no_promise",
-    ]  # fmt: skip
-    reason: str
-    advice: str
+from shared.jobs import Failure, Job, StoredResult
+from shared.store.values import (
+    Cause,
+    Claim,
+    Delayed,
+    Hold,
+    Moved,
+    Poison,
+    Standing,
+    Stats,
+    StoreFault,
+    Submission,
+    Submitted,
+    WorkerStatus,
+)
 
 
 class JobStore(Protocol):

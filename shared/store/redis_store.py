@@ -21,7 +21,8 @@ from shared.store.address import connect as connect
 from shared.store.checks import faults_of
 from shared.store.durable import Durable, Wanted
 from shared.store.faults import fault_of
-from shared.store.port import (
+from shared.store.server import look
+from shared.store.values import (
     UNWELL_S,
     WEIGHTS,
     Cause,
@@ -38,7 +39,6 @@ from shared.store.port import (
     Submitted,
     WorkerStatus,
 )
-from shared.store.server import look
 
 TICKETS_MAX = 16  # each claim tops up for the next, so a few invite any number of workers
 IDEMPOTENCY_S = 86_400

@@ -9,7 +9,10 @@ import redis
 
 from shared.jobs import RECORD_VERSION, RenderSpec, StoredResult
 from shared.keys import KEYS
-from shared.store.port import Order, Submission
+from shared.store.values import (
+    Order,
+    Submission,
+)
 from tests.orders import stored, submission
 
 NEW = {"from_tomorrow": {"a": [1, 2]}}

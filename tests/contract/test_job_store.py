@@ -12,8 +12,15 @@ from shared.errors import IdempotencyConflict, JobFinished, JobNotFound, QueueFu
 from shared.jobs import Failure, JobStatus, RenderState
 from shared.store.address import connect
 from shared.store.memory import MemoryJobStore
-from shared.store.port import Cause, Claim, Delayed, JobStore, LoadingStep, WorkerStatus
+from shared.store.port import JobStore
 from shared.store.redis_store import RedisJobStore, StoreConfig
+from shared.store.values import (
+    Cause,
+    Claim,
+    Delayed,
+    LoadingStep,
+    WorkerStatus,
+)
 from shared.tickets import ticket_template
 from tests.orders import POOL, stored, submission
 from tests.waiting import wait_until

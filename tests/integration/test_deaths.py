@@ -13,8 +13,12 @@ from pathlib import Path
 import pytest
 
 from shared.jobs import RenderState
-from shared.store.port import Death, JobStore, WorkerStatus
+from shared.store.port import JobStore
 from shared.store.redis_store import RedisJobStore, StoreConfig, connect
+from shared.store.values import (
+    Death,
+    WorkerStatus,
+)
 from shared.tickets import ticket_template
 from tests.orders import POOL, submission
 from tests.servers import absent
@@ -25,7 +29,7 @@ LIMIT_MIB = 512  # well above what a keeper takes: the kernel ends the largest
 WORKER = """
 import json, os, sys
 from worker.leases import Leases
-from shared.store.port import Claim
+from shared.store.values import Claim
 leases = Leases(json.loads(sys.argv[1]))
 if sys.argv[2]:
     lease = leases.hold(Claim(sys.argv[2], "token", "", None, 1, False, (), "", 0, 0))

@@ -16,8 +16,8 @@ import pytest
 
 from shared.jobs import RenderState
 from shared.store.address import connect
-from shared.store.port import Claim
 from shared.store.redis_store import RedisJobStore, StoreConfig
+from shared.store.values import Claim
 from shared.tickets import ticket_template
 from tests.orders import POOL, submission
 from tests.waiting import wait_until
@@ -174,7 +174,7 @@ def test_a_hung_render_is_no_longer_renewed(store: RedisJobStore, url: str) -> N
 WORKER = """
 import json, sys, time
 from worker.leases import Leases
-from shared.store.port import Claim
+from shared.store.values import Claim
 leases = Leases(json.loads(sys.argv[1]))
 leases.hold(Claim(sys.argv[2], "token", "", None, 1, False, (), "", 0, 0))
 print("held", flush=True)

@@ -9,8 +9,11 @@ import pytest
 from shared.errors import JobNotFound
 from shared.jobs import Failure, JobStatus
 from shared.store.address import connect
-from shared.store.port import Claim, Submission
 from shared.store.redis_store import RedisJobStore, StoreConfig
+from shared.store.values import (
+    Claim,
+    Submission,
+)
 from shared.tickets import ticket_template
 from tests.orders import POOL, stored, submission
 from tests.waiting import wait_until

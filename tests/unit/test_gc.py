@@ -14,7 +14,7 @@ from shared.jobs import StoredResult
 from shared.results.local import LocalResults
 from shared.results.names import picture, record
 from shared.store.memory import MemoryJobStore
-from shared.store.port import Claim
+from shared.store.values import Claim
 from tests.orders import POOL, stored, submission
 from tests.waiting import wait_until
 from worker.chores import Chores

@@ -9,7 +9,10 @@ import pytest
 from shared.errors import StoreUnavailable
 from shared.settings import Settings
 from shared.store.memory import MemoryJobStore
-from shared.store.port import Gpu, Stats
+from shared.store.values import (
+    Gpu,
+    Stats,
+)
 from tests.orders import POOL, submission
 from worker.health import Health, rss_mb
 from worker.watchdog import Watchdog

@@ -11,7 +11,7 @@ import pytest
 from shared.errors import StoreUnavailable
 from shared.jobs import JobStatus
 from shared.store.memory import MemoryJobStore
-from shared.store.port import WorkerStatus
+from shared.store.values import WorkerStatus
 from tests.orders import POOL, submission
 from tests.waiting import wait_until
 from worker.chores import EVERY_S, Chores, run

@@ -22,7 +22,11 @@ from shared.images import PictureInfo
 from shared.jobs import JobStatus, RenderSpec, RenderState, StoredResult
 from shared.metrics import WorkerMetrics
 from shared.store.memory import MemoryJobStore
-from shared.store.port import Claim, Gpu, WorkerStatus
+from shared.store.values import (
+    Claim,
+    Gpu,
+    WorkerStatus,
+)
 from tests.orders import POOL, stored, submission
 from worker import exits
 from worker.engines.port import OnStep, Picture

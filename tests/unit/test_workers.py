@@ -11,7 +11,10 @@ from click.testing import CliRunner, Result
 
 from cli.main import main
 from shared.settings import Settings
-from shared.store.port import Gpu, WorkerStatus
+from shared.store.values import (
+    Gpu,
+    WorkerStatus,
+)
 from tests.api_kit import TINY, Farm, worker
 from tests.loopback import serving
 from tests.waiting import wait_until

@@ -13,7 +13,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from shared.errors import DeviceFault, FarmError, ModelError, RenderFailed
 from shared.jobs import RenderSpec
 from shared.models import ModelEntry
-from shared.store.port import Gpu
+from shared.store.values import Gpu
 from worker.engines.faults import is_device_fault, is_out_of_memory
 from worker.engines.ladder import Ladder, empty_cache, rungs_of
 from worker.engines.port import OnStep, Picture

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from shared.jobs import RenderSpec
-from shared.store.port import Gpu
+from shared.store.values import Gpu
 
 
 @dataclass(slots=True, frozen=True)
