@@ -22,7 +22,8 @@ from deploy.embedded import EmbeddedRedis
 from shared.fingerprint import fingerprint
 from shared.jobs import Job, RenderSpec, StoredResult
 from shared.store.address import connect
-from shared.store.redis_store import RedisJobStore, StoreConfig
+from shared.store.redis_store import RedisJobStore
+from shared.store.scripts import StoreConfig
 from shared.store.values import (
     Order,
     Submission,

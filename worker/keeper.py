@@ -30,7 +30,8 @@ from shared.errors import StoreUnavailable
 from shared.logs import event, setup
 from shared.store.address import connect
 from shared.store.port import JobStore
-from shared.store.redis_store import RedisJobStore, StoreConfig
+from shared.store.redis_store import RedisJobStore
+from shared.store.scripts import StoreConfig
 from shared.store.values import Cause
 
 log = logging.getLogger("farm.keeper")

@@ -28,7 +28,7 @@ from shared.settings import Settings, load_settings
 from shared.store import open_store
 from shared.store.checks import report
 from shared.store.port import JobStore
-from shared.store.redis_store import StoreConfig
+from shared.store.scripts import StoreConfig
 from shared.store.values import (
     Claim,
     WorkerStatus,

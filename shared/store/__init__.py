@@ -13,7 +13,8 @@ def open_store(settings: Settings, *, patience_s: float = 2.0) -> JobStore:
     Raises SettingsError.
     """
     from shared.store.address import connect
-    from shared.store.redis_store import RedisJobStore, StoreConfig
+    from shared.store.redis_store import RedisJobStore
+    from shared.store.scripts import StoreConfig
     from shared.tickets import ticket_template
 
     client = connect(settings.redis_address, patience_s=patience_s)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
 from functools import wraps
-from importlib import resources
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import redis
@@ -15,15 +13,14 @@ from redis.commands.core import Script
 from shared.errors import IdempotencyConflict, JobFinished, JobNotFound, QueueFull
 from shared.jobs import Failure, Job, StoredResult
 from shared.keys import KEYS, queue_name
-from shared.settings import Settings
 from shared.store import codec
 from shared.store.address import connect as connect
 from shared.store.checks import faults_of
-from shared.store.durable import Durable, Wanted
+from shared.store.durable import Durable
 from shared.store.faults import fault_of
+from shared.store.scripts import SCRIPTS, StoreConfig, prelude, source
 from shared.store.server import look
 from shared.store.values import (
-    UNWELL_S,
     WEIGHTS,
     Cause,
     Claim,
@@ -40,44 +37,12 @@ from shared.store.values import (
     WorkerStatus,
 )
 
-TICKETS_MAX = 16  # each claim tops up for the next, so a few invite any number of workers
-IDEMPOTENCY_S = 86_400
 FORGET_WORKER_S = 3_600
-DEATH_S = 604_800  # how long the last death of a slot is remembered
 CONDEMNED_S = 86_400
 BATCH = 200
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-@dataclass(slots=True, frozen=True)
-class StoreConfig:
-    """What the scripts must know. Plain values: the keeper process gets them over its pipe."""
-
-    ticket: str
-    retention_s: int = 604_800
-    max_losses: int = 3
-    max_retries: int = 3
-    retry_pause_s: float = 1.0  # before the first retry; each further one waits 4 times as long
-    max_queue: int = 100_000
-    durability: Wanted = "off"
-    durable_replicas: int = 0
-
-    @staticmethod
-    def of(settings: Settings, ticket: str) -> StoreConfig:
-        return StoreConfig(
-            ticket,
-            retention_s=settings.job_retention_s,
-            max_losses=settings.max_losses,
-            max_retries=settings.max_retries,
-            max_queue=settings.max_queue,
-            durability=settings.durability,
-            durable_replicas=settings.durable_replicas,
-        )
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def _translated(
@@ -103,7 +68,7 @@ class RedisJobStore:
         self._durable = Durable(client, config.durability, config.durable_replicas)
 
     def _script(self, name: str) -> Script:
-        return self._redis.register_script(prelude(self._config) + _lua("lib") + _lua(name))
+        return self._redis.register_script(prelude(self._config) + source("lib") + source(name))
 
     def _run(self, script: str, *args: str | float) -> Any:
         return self._scripts[script](args=args)
@@ -312,26 +277,3 @@ class RedisJobStore:
 
 def _by_name(status: WorkerStatus) -> str:
     return status.name
-
-
-SCRIPTS = (
-    "submit", "get", "cancel", "forget", "claim", "renew", "storing", "close", "release",
-    "adopt", "reap", "expire", "reconcile", "audit", "heartbeat", "died", "unwell", "workers",
-    "poison", "condemn",
-)  # fmt: skip
-
-
-def _lua(name: str) -> str:
-    return (resources.files("shared.store") / "lua" / f"{name}.lua").read_text("utf-8")
-
-
-def prelude(config: StoreConfig) -> str:
-    """The constants of every script, on one line, so that errors name the lines of the files."""
-    names = ", ".join(f"{name} = '{key}'" for name, key in KEYS.items())
-    return (
-        f"local K = {{ {names} }}; local TICKET = [==[{config.ticket}]==]; "
-        f"local TICKETS_MAX, MAX_LOSSES = {TICKETS_MAX}, {config.max_losses}; "
-        f"local MAX_RETRIES, RETRY_PAUSE_S = {config.max_retries}, {config.retry_pause_s}; "
-        f"local RETENTION_S, IDEMPOTENCY_S = {config.retention_s}, {IDEMPOTENCY_S}; "
-        f"local DEATH_S, UNWELL_S = {DEATH_S}, {UNWELL_S}\n"
-    )

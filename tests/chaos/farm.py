@@ -27,7 +27,8 @@ from shared.keys import KEYS
 from shared.results import open_results
 from shared.results.port import ResultStore
 from shared.settings import load_settings
-from shared.store.redis_store import RedisJobStore, StoreConfig
+from shared.store.redis_store import RedisJobStore
+from shared.store.scripts import StoreConfig
 from shared.tickets import ticket_template
 from tests.chaos.door import OWNERS, Door, key_of
 from tests.chaos.http_wire import HttpWire

@@ -17,7 +17,7 @@ from typing import Literal
 
 import psutil
 
-from shared.store.redis_store import SCRIPTS
+from shared.store.scripts import SCRIPTS
 from tests.chaos.link import PIECE_BYTES, Link, Proxy, process_behind
 from tests.chaos.resp import Requests
 

@@ -13,7 +13,8 @@ from shared.jobs import Failure, JobStatus, RenderState
 from shared.store.address import connect
 from shared.store.memory import MemoryJobStore
 from shared.store.port import JobStore
-from shared.store.redis_store import RedisJobStore, StoreConfig
+from shared.store.redis_store import RedisJobStore
+from shared.store.scripts import StoreConfig
 from shared.store.values import (
     Cause,
     Claim,

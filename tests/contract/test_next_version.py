@@ -12,7 +12,8 @@ from shared.jobs import RECORD_VERSION, JobStatus
 from shared.keys import KEYS
 from shared.results import names
 from shared.store.address import connect
-from shared.store.redis_store import RedisJobStore, StoreConfig
+from shared.store.redis_store import RedisJobStore
+from shared.store.scripts import StoreConfig
 from shared.store.values import WorkerStatus
 from shared.tickets import ticket_template
 from tests.contract.next_version import NEW, age, order_of_tomorrow, result_of_tomorrow

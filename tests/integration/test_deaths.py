@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from shared.jobs import RenderState
+from shared.store.address import connect
 from shared.store.port import JobStore
-from shared.store.redis_store import RedisJobStore, StoreConfig, connect
+from shared.store.redis_store import RedisJobStore
+from shared.store.scripts import StoreConfig
 from shared.store.values import (
     Death,
     WorkerStatus,

@@ -21,7 +21,8 @@ from shared.errors import NotDurable, StoreRefuses
 from shared.settings import Settings
 from shared.store.address import connect
 from shared.store.checks import report
-from shared.store.redis_store import RedisJobStore, StoreConfig
+from shared.store.redis_store import RedisJobStore
+from shared.store.scripts import StoreConfig
 from shared.tickets import ticket_template
 from tests.loopback import serving
 from tests.orders import submission

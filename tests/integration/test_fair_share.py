@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shared.store.address import connect
-from shared.store.redis_store import RedisJobStore, StoreConfig
+from shared.store.redis_store import RedisJobStore
+from shared.store.scripts import StoreConfig
 from shared.store.values import WEIGHTS
 from shared.tickets import ticket_template
 from tests.orders import POOL, stored, submission

@@ -16,7 +16,8 @@ import pytest
 
 from shared.jobs import RenderState
 from shared.store.address import connect
-from shared.store.redis_store import RedisJobStore, StoreConfig
+from shared.store.redis_store import RedisJobStore
+from shared.store.scripts import StoreConfig
 from shared.store.values import Claim
 from shared.tickets import ticket_template
 from tests.orders import POOL, submission

@@ -17,7 +17,8 @@ from shared.jobs import JobStatus
 from shared.settings import Settings
 from shared.store import open_store
 from shared.store.address import connect
-from shared.store.redis_store import RedisJobStore, StoreConfig
+from shared.store.redis_store import RedisJobStore
+from shared.store.scripts import StoreConfig
 from shared.tickets import make_app, ticket_template
 from tests.orders import POOL, stored, submission
 from tests.servers import need

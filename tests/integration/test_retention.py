@@ -9,7 +9,8 @@ import pytest
 from shared.errors import JobNotFound
 from shared.jobs import Failure, JobStatus
 from shared.store.address import connect
-from shared.store.redis_store import RedisJobStore, StoreConfig
+from shared.store.redis_store import RedisJobStore
+from shared.store.scripts import StoreConfig
 from shared.store.values import (
     Claim,
     Submission,

@@ -13,7 +13,8 @@ from celery.contrib.testing.worker import start_worker
 from shared.keys import KEYS, queue_name
 from shared.settings import load_settings
 from shared.store.address import connect
-from shared.store.redis_store import TICKETS_MAX, RedisJobStore, StoreConfig
+from shared.store.redis_store import RedisJobStore
+from shared.store.scripts import TICKETS_MAX, StoreConfig
 from shared.tickets import TASK, make_app, ticket_template
 from tests.orders import POOL, stored, submission
 from tests.waiting import wait_until

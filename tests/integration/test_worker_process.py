@@ -18,7 +18,8 @@ from deploy.children import Child, Program
 from shared.jobs import JobStatus, RenderState
 from shared.keys import queue_name
 from shared.store.address import connect
-from shared.store.redis_store import RedisJobStore, StoreConfig
+from shared.store.redis_store import RedisJobStore
+from shared.store.scripts import StoreConfig
 from shared.store.values import WorkerStatus
 from shared.tickets import ticket_template
 from tests.orders import submission

@@ -72,7 +72,7 @@ def test_metrics_are_made_in_one_place() -> None:
 
 
 def test_every_script_is_used_and_says_what_it_takes() -> None:
-    from shared.store.redis_store import SCRIPTS
+    from shared.store.scripts import SCRIPTS
 
     files = {file.stem: file.read_text("utf-8") for file in (ROOT / "shared/store/lua").iterdir()}
 
