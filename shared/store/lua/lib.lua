@@ -1,6 +1,6 @@
 -- Put before every script. K (key prefixes), TICKET, TICKETS_MAX, MAX_LOSSES, MAX_RETRIES,
--- RETRY_PAUSE_S, RETENTION_S, IDEMPOTENCY_S, DEATH_S and UNWELL_S are set by the line above; the
--- schema is in shared/keys.py.
+-- RETRY_PAUSE_S, RETENTION_S, IDEMPOTENCY_S, DEATH_S, UNWELL_S, LANE_MOST, OWNER_MOST and LOG_MOST
+-- are set by the line above; the schema is in shared/keys.py.
 -- Scripts run alone, so what one does is one step. All times are Redis' own.
 
 local call = redis.call
