@@ -41,16 +41,37 @@ class Attendance:
 
 
 @dataclass(slots=True, frozen=True)
+class OwnerLimits:
+    """What one owner may order; 0: no limit. Only what is queued counts, not what runs."""
+
+    submits_per_min: int = 0
+    max_queued: int = 0  # renders
+    max_queued_gpu_s: float = 0.0  # predicted
+
+
+@dataclass(slots=True, frozen=True)
 class Submission:
     """A job without images, and what to make for it; `idempotency` is (key, hash of the body).
 
     The store stamps its own clock: `created_at` is replaced, a deadline keeps its distance to it.
+    `weight` is the owner's, and multiplies that of the priority.
     """
 
     job: Job
     orders: Sequence[Order]
     idempotency: tuple[str, str] | None = None
     attendance: Attendance | None = None
+    limits: OwnerLimits = OwnerLimits()
+    weight: float = 1.0
+
+
+@dataclass(slots=True, frozen=True)
+class Rate:
+    """An owner's orders of a minute: how many are left, and seconds until all are there again."""
+
+    limit: int
+    remaining: int
+    reset_s: float
 
 
 @dataclass(slots=True, frozen=True)
@@ -60,6 +81,7 @@ class Submitted:
     hits: int = 0  # images that were stored already
     attached: int = 0  # images that another job is waiting for too
     made: int = 0  # new renders
+    rate: Rate | None = None  # None: no limit
 
 
 @dataclass(slots=True, frozen=True)
