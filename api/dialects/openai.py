@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pydantic_core import from_json
+
 from api.dialects.wish import Wish, said
 from api.schemas import ALIASES
-from pydantic_core import from_json
 from shared.models import Catalog, ModelEntry
 
 PROBE = "invalid-model"  # Nextcloud asks for it to see that the service answers
@@ -66,9 +67,7 @@ def translate(
 
 def scalars(form: Mapping[str, str]) -> dict[str, Any]:
     """The fields of a form, where every value is text; what cannot be read stays text."""
-    return {
-        name: _scalar(name, text) for name, text in form.items() if text or name in ("prompt",)
-    }
+    return {name: _scalar(name, text) for name, text in form.items() if text or name in ("prompt",)}
 
 
 def _scalar(name: str, text: str) -> Any:
