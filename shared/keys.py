@@ -26,6 +26,10 @@ farm:undelivered      zset    "<job> <name>" -> when it is, or was, due
 farm:deliveries:<job> hash    <name>: "<at> <state> <tries> <due>", <name>:log, :body, :token
 farm:delivered        hash    outcome of an attempt -> count
 farm:webhooks:<owner> zset    secret that signs its webhooks -> until when
+farm:attended         zset    job -> when its queued images are canceled unless its client comes back
+farm:attach:<owner>:<h> zset  job -> when it came: unfinished jobs of one body, for a repeated request
+farm:unattended       string  when the chores last looked for jobs whose client has left
+farm:notes:<owner>    hash    what a dialect remembers of an owner: name -> value
 farm:workers          hash    worker -> "<last seen> <ttl> <status JSON>"
 farm:death:<slot>     string  "<at> <cause>" of the last worker that died there (a week)
 farm:orders           hash    worker -> "drain": what an operator wants of it, until it is lifted
@@ -63,6 +67,10 @@ KEYS = {
     "deliveries": "farm:deliveries:",
     "delivered": "farm:delivered",
     "webhooks": "farm:webhooks:",
+    "attended": "farm:attended",
+    "attach": "farm:attach:",
+    "unattended": "farm:unattended",
+    "notes": "farm:notes:",
     "workers": "farm:workers",
     "death": "farm:death:",
     "orders": "farm:orders",

@@ -123,7 +123,7 @@ def system_resolver(host: str, port: int) -> list[str]:
 def judge(address: Address, trusted: Hosts) -> None:
     """Raises UrlNotAllowed unless the address is public, or trusted."""
     if trusted.trusts(address):
-        return
+        return None
     inner = _inner(address)
     if inner is not None:
         return judge(inner, trusted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 from shared.jobs import (
@@ -25,7 +26,7 @@ from shared.store.values import (
     WorkerStatus,
 )
 
-_RECORD = {"id", "owner", "input", "cache", "priority", "metadata", "retries", "version"}
+_RECORD = {"id", "owner", "input", "cache", "priority", "metadata", "webhook", "retries", "version"}
 _NOTHING = Render(
     id="",
     fingerprint="",
@@ -65,9 +66,13 @@ def encode_submission(submission: Submission, weight: float, max_queue: int) -> 
     }
     if job.deadline_at is not None:
         fields["deadline_s"] = job.deadline_at - job.created_at
+    if job.webhook:
+        fields["hook"] = " ".join([job.webhook.lane, *job.webhook.events])
     if submission.idempotency:
         key, body = submission.idempotency
         fields["idempotency"] = {"key": key, "body": body}
+    if submission.attendance:
+        fields["attendance"] = asdict(submission.attendance)
     return fields
 
 

@@ -61,6 +61,13 @@ class Attempt(Record):
     ms: int
 
 
+def outcome(attempt: Attempt, state: State) -> str:
+    """How an attempt is counted: `delivered`, `gone`, `refused` by its answer, or `unreachable`."""
+    if state in ("delivered", "gone"):
+        return state
+    return "unreachable" if attempt.status is None else "refused"
+
+
 class Delivered(Record):
     """What became of a delivery so far, oldest attempt first; `due_at`: when it is tried next."""
 

@@ -10,7 +10,7 @@ from shared.keys import KEYS
 from shared.settings import Settings
 from shared.store.durable import Wanted
 from shared.store.outbox import LANE_MOST, LOG_MOST, OWNER_MOST
-from shared.store.values import UNWELL_S
+from shared.store.values import ATTACH_S, UNWELL_S
 
 TICKETS_MAX = 16  # each claim tops up for the next, so a few invite any number of workers
 IDEMPOTENCY_S = 86_400
@@ -49,7 +49,7 @@ class StoreConfig:
 SCRIPTS = (
     "submit", "get", "cancel", "forget", "claim", "renew", "storing", "close", "release",
     "adopt", "reap", "expire", "reconcile", "audit", "heartbeat", "died", "unwell", "workers",
-    "poison", "condemn",
+    "poison", "condemn", "attend", "depart", "abandon", "unattended",
     "claim_deliveries", "freeze_delivery", "settle_delivery", "redeliver", "webhook_secrets",
 )  # fmt: skip
 
@@ -65,7 +65,7 @@ def prelude(config: StoreConfig) -> str:
         f"local K = {{ {names} }}; local TICKET = [==[{config.ticket}]==]; "
         f"local TICKETS_MAX, MAX_LOSSES = {TICKETS_MAX}, {config.max_losses}; "
         f"local MAX_RETRIES, RETRY_PAUSE_S = {config.max_retries}, {config.retry_pause_s}; "
+        f"local LANE_MOST, OWNER_MOST, LOG_MOST = {LANE_MOST}, {OWNER_MOST}, {LOG_MOST}; "
         f"local RETENTION_S, IDEMPOTENCY_S = {config.retention_s}, {IDEMPOTENCY_S}; "
-        f"local DEATH_S, UNWELL_S = {DEATH_S}, {UNWELL_S}; "
-        f"local LANE_MOST, OWNER_MOST, LOG_MOST = {LANE_MOST}, {OWNER_MOST}, {LOG_MOST}\n"
+        f"local DEATH_S, UNWELL_S, ATTACH_S = {DEATH_S}, {UNWELL_S}, {ATTACH_S}\n"
     )

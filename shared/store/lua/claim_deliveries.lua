@@ -33,6 +33,7 @@ end
 
 local members = {}
 for _ = 1, 20 * most do -- a turn may only find that a lane is full, and put it back in its place
+  time = time + 1e-6 -- so that those who had their turn stand in the order of their turns
   local owner = #members < most and due(K.outbox)
   if not owner then
     break
