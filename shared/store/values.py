@@ -12,6 +12,7 @@ WEIGHTS = {"high": 4.0, "normal": 1.0, "low": 0.25}
 Hold = Literal["held", "cancel", "lost"]
 # Why a worker died, as far as anybody knows; `worker_lost` is all that is left to say.
 Cause = Literal["worker_lost", "container_memory", "device_fault", "deaf", "unwell"]
+ATTACH_S = 120.0  # so long a repeated request is answered with a job that has succeeded
 UNWELL_S = 3600  # how long it is remembered that a worker left because it was unwell
 
 
@@ -35,6 +36,20 @@ class OwnerLimits:
 
 
 @dataclass(slots=True, frozen=True)
+class Attendance:
+    """A client that waits for its answer on an open connection, and may be cut off.
+
+    `client` names this wait; `gone_s` after it was last heard of, what is still queued is canceled.
+    `repeats`: the client says that it asks again, so a job of the same `body` (a hash) is its answer.
+    """
+
+    client: str
+    gone_s: float
+    body: str
+    repeats: bool = False
+
+
+@dataclass(slots=True, frozen=True)
 class Submission:
     """A job without images, and what to make for it; `idempotency` is (key, hash of the body).
 
@@ -47,6 +62,7 @@ class Submission:
     idempotency: tuple[str, str] | None = None
     limits: OwnerLimits = OwnerLimits()
     weight: float = 1.0
+    attendance: Attendance | None = None
 
 
 @dataclass(slots=True, frozen=True)
@@ -97,11 +113,12 @@ class Claim:
 
 @dataclass(slots=True, frozen=True)
 class Moved:
-    """What a chore changed, for its log line: render ids, or job ids for `expired`."""
+    """What a chore changed, for its log line: render ids; job ids for `expired`, `abandoned`."""
 
     requeued: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
     expired: tuple[str, ...] = ()
+    abandoned: tuple[str, ...] = ()
 
 
 @dataclass(slots=True, frozen=True)
