@@ -9,7 +9,6 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from api.answers import JobView
 from api.auth import Admin, Owner
 from api.door import again
 from api.errors import Problem, responses
@@ -17,10 +16,11 @@ from api.farm import Farm, farm_of
 from api.reading import digest_retry
 from api.routes import get
 from api.submitting import take
-from api.views import job_view, rfc3339
+from shared.answers import JobView
 from shared.errors import JobNotFound
 from shared.jobs import Job, JobStatus
 from shared.store.values import Poison
+from shared.views import job_view, rfc3339
 
 router = APIRouter(tags=["operations"])
 _REFUSALS = ("missing_api_key", "invalid_api_key", "admin_only", "store_unavailable")

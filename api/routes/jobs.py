@@ -9,7 +9,6 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header, Request
 from fastapi.responses import Response
 
-from api.answers import JobView
 from api.auth import Caller, Owner
 from api.door import admit, again
 from api.errors import Problem, responses
@@ -17,8 +16,9 @@ from api.farm import Farm, farm_of
 from api.reading import digest, digest_retry, json_body, parse
 from api.routes import get
 from api.schemas import EXAMPLES, Limits, schema
+from api.shown import shown
 from api.submitting import take
-from api.views import shown
+from shared.answers import JobView
 from shared.store.values import Submission
 
 router = APIRouter(tags=["jobs"])

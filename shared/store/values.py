@@ -27,15 +27,6 @@ class Order:
 
 
 @dataclass(slots=True, frozen=True)
-class OwnerLimits:
-    """What one owner may order; 0: no limit. Only what is queued counts, not what runs."""
-
-    submits_per_min: int = 0
-    max_queued: int = 0  # renders
-    max_queued_gpu_s: float = 0.0  # predicted
-
-
-@dataclass(slots=True, frozen=True)
 class Attendance:
     """A client that waits for its answer on an open connection, and may be cut off.
 
@@ -50,6 +41,15 @@ class Attendance:
 
 
 @dataclass(slots=True, frozen=True)
+class OwnerLimits:
+    """What one owner may order; 0: no limit. Only what is queued counts, not what runs."""
+
+    submits_per_min: int = 0
+    max_queued: int = 0  # renders
+    max_queued_gpu_s: float = 0.0  # predicted
+
+
+@dataclass(slots=True, frozen=True)
 class Submission:
     """A job without images, and what to make for it; `idempotency` is (key, hash of the body).
 
@@ -60,9 +60,9 @@ class Submission:
     job: Job
     orders: Sequence[Order]
     idempotency: tuple[str, str] | None = None
+    attendance: Attendance | None = None
     limits: OwnerLimits = OwnerLimits()
     weight: float = 1.0
-    attendance: Attendance | None = None
 
 
 @dataclass(slots=True, frozen=True)
