@@ -18,7 +18,7 @@ from api.drain import Drain, LastAnswer
 from api.errors import Problem, add_schema, problem_of, respond
 from api.farm import Farm, answers, remembered
 from api.middleware import BodyLimit, RequestLog
-from api.routes import admin, files, get, jobs, models, ops, workers
+from api.routes import admin, files, get, jobs, models, ops, webhooks, workers
 from api.routes import results as result_routes
 from shared.errors import FarmError
 from shared.metrics import ApiMetrics, StoreCollector
@@ -27,6 +27,7 @@ from shared.results.port import ResultStore
 from shared.settings import Settings
 from shared.signing import Signer
 from shared.store.port import JobStore
+from shared.webhooks import trusted_hosts
 
 WEB = Path(__file__).parent / "web"
 STORAGE_CHECK_S = 5.0
@@ -48,7 +49,7 @@ def create_app(
     catalog: Catalog,
     registry: CollectorRegistry | None = None,
 ) -> FastAPI:
-    """The API over these parts. Connects to nothing. Raises SettingsError for bad keys."""
+    """The API over these parts. Connects to nothing. Raises SettingsError for bad keys or hosts."""
     registry = registry or CollectorRegistry()
     registry.register(StoreCollector(store))
     app = FastAPI(
@@ -63,6 +64,7 @@ def create_app(
         store=store,
         results=results,
         catalog=catalog,
+        hosts=trusted_hosts(settings),
         keys=read_keys(settings),
         signer=Signer(settings, store),
         registry=registry,
@@ -82,7 +84,7 @@ def create_app(
 
 
 def _add_routes(app: FastAPI) -> None:
-    for router in (jobs.router, result_routes.router, files.router, models.router):
+    for router in (webhooks.router, jobs.router, result_routes.router, files.router, models.router):
         app.include_router(router)
         app.include_router(router, prefix="/v1", include_in_schema=False)
     app.include_router(ops.router)

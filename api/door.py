@@ -9,6 +9,7 @@ from ulid import ULID
 
 from api.auth import Owner
 from api.schemas import NewJob
+from api.webhooks import webhook_of
 from shared.errors import JobFinished, JobNotFinished
 from shared.fingerprint import fingerprint
 from shared.jobs import RECORD_VERSION, SEEDS, Job, JobStatus, RenderSpec, image_seed
@@ -28,8 +29,9 @@ def admit(
     *,
     now: float,
     idempotency: tuple[str, str] | None = None,
+    base: str = "",
 ) -> Submission:
-    """A job of `order.n` renders; `now` in unix seconds."""
+    """A job of `order.n` renders; `now` in unix seconds, `base` the client's spelling of our URL."""
     spec = resolve(order, entry)
     job = Job(
         id=f"job_{ULID()}",
@@ -38,6 +40,7 @@ def admit(
         cache=order.cache,
         priority=order.priority,
         metadata=order.metadata,
+        webhook=webhook_of(order.webhook, base),
         created_at=now,
         deadline_at=None if order.deadline_s is None else now + order.deadline_s,
     )

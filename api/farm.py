@@ -23,12 +23,13 @@ from shared.models import Catalog
 from shared.results.port import ResultStore
 from shared.settings import Settings
 from shared.signing import Signer
+from shared.ssrf import Hosts
 from shared.store.port import JobStore
 from shared.store.values import StoreFault
 
 T = TypeVar("T")
 
-_JOB_ID = re.compile(r"job_[0-7][0-9A-HJKMNP-TV-Z]{25}")
+JOB_ID = re.compile(r"job_[0-7][0-9A-HJKMNP-TV-Z]{25}")
 
 
 @dataclass(slots=True, frozen=True)
@@ -37,6 +38,7 @@ class Farm:
     store: JobStore
     results: ResultStore
     catalog: Catalog
+    hosts: Hosts  # whom webhooks may reach besides the public internet
     keys: Keys
     signer: Signer
     registry: CollectorRegistry
@@ -68,7 +70,7 @@ class Farm:
 
 def _age_s(job_id: str) -> float:
     """How long ago the id was made: a ULID tells. What is no id of ours is 0 s old."""
-    if not _JOB_ID.fullmatch(job_id):
+    if not JOB_ID.fullmatch(job_id):
         return 0.0
     return time.time() - ULID.from_str(job_id.removeprefix("job_")).timestamp
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -16,9 +16,11 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from api.webhooks import NewWebhook
 from shared.errors import InvalidOrder
 from shared.jobs import SEEDS
 from shared.models import SIDE_MULTIPLE_PX, Catalog, ModelEntry
+from shared.ssrf import Hosts
 
 ALIASES = {"num_inference_steps": "steps", "cfg_scale": "guidance_scale"}
 MOST_PAIRS = 16  # of metadata
@@ -36,6 +38,9 @@ class Limits:
 
     catalog: Catalog
     max_n: int
+    hosts: Hosts = field(
+        default_factory=Hosts
+    )  # whom a webhook may reach besides the public internet
 
 
 class NewJob(BaseModel):
@@ -71,7 +76,7 @@ class NewJob(BaseModel):
     init_image: Any = Field(None, description="Not available in this version")
     mask_image: Any = Field(None, description="Not available in this version")
     strength: Any = Field(None, description="Not available in this version")
-    webhook: Any = Field(None, description="Not available in this version")
+    webhook: NewWebhook | None = Field(None, description="Whom to tell how the job ends")
 
     @field_validator("model")
     @classmethod
@@ -147,7 +152,7 @@ class NewJob(BaseModel):
             raise _UNSUPPORTED
         return value
 
-    @field_validator("init_image", "mask_image", "strength", "webhook")
+    @field_validator("init_image", "mask_image", "strength")
     @classmethod
     def _absent(cls, value: Any) -> Any:
         raise _UNSUPPORTED

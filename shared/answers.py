@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from shared.jobs import Failure, JobStatus, RenderState
+from shared.jobs import Failure, JobStatus, RenderState, WebhookEvent
 
 
 class View(BaseModel):
@@ -58,6 +58,11 @@ class UrlsView(View):
     cancel: str
 
 
+class WebhookView(View):
+    url: str
+    events: list[WebhookEvent]
+
+
 class JobView(View):
     """A job. Clients stop asking at `done`."""
 
@@ -73,7 +78,7 @@ class JobView(View):
     cache: str
     priority: str
     metadata: dict[str, str]
-    webhook: None = None
+    webhook: WebhookView | None
     retries: str | None
     images: list[ImageView]
     queue_position: int | None

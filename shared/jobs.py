@@ -194,8 +194,9 @@ class JobImage(Record):
         return self.dropped_at if self.dropped else self.render.finished_at
 
 
-FinalEvent = Literal["job.succeeded", "job.failed", "job.canceled", "job.expired"]
-WebhookEvent = FinalEvent | Literal["job.running", "image.succeeded"]
+WebhookEvent = Literal[
+    "job.succeeded", "job.failed", "job.canceled", "job.expired", "job.running", "image.succeeded"
+]
 
 
 class Webhook(Record):

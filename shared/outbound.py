@@ -12,15 +12,18 @@ from typing import Any
 import httpcore2
 import httpx2
 
-from shared.errors import OutboundFailed
+from shared.errors import OutboundFailed, SettingsError
 from shared.ssrf import Hosts, Resolver, Target, addresses, read_target, system_resolver
 
 
 def trust(ca_file: Path | None) -> ssl.SSLContext:
-    """Verifies servers by the usual authorities, and by those in `ca_file`. Raises OSError."""
+    """Verifies servers by the usual authorities, and by those in `ca_file`. Raises SettingsError."""
     context = httpx2.create_ssl_context(trust_env=False)
-    if ca_file:
-        context.load_verify_locations(ca_file)
+    try:
+        if ca_file:
+            context.load_verify_locations(ca_file)
+    except OSError as error:  # ssl.SSLError is one
+        raise SettingsError(f"{ca_file} holds no certificates: {error}") from None
     return context
 
 

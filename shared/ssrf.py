@@ -78,6 +78,18 @@ class Target:
 
 def read_target(url: str, trusted: Hosts) -> Target:
     """What can be judged without a resolver. Raises UrlNotAllowed, which says why."""
+    target = take_apart(url)
+    literal = _literal(target.host)
+    known = target.host in trusted.names if literal is None else trusted.trusts(literal)
+    if target.scheme == "http" and not known:
+        raise UrlNotAllowed("must start with https://")
+    if literal is not None:
+        judge(literal, trusted)
+    return target
+
+
+def take_apart(url: str) -> Target:
+    """Whoever it leads to. Raises UrlNotAllowed where it is no URL of a kind that is called."""
     if len(url) > MOST_CHARACTERS:
         raise UrlNotAllowed(f"has more than {MOST_CHARACTERS} characters")
     if _UNSEEN.search(url):
@@ -94,14 +106,8 @@ def read_target(url: str, trusted: Hosts) -> Target:
     port = PORTS[read.scheme] if read.port is None else read.port
     if not 0 < port < 65536:
         raise UrlNotAllowed("has an impossible port")
-    literal = _literal(host)
-    if literal is None and not _is_name(host):
+    if _literal(host) is None and not _is_name(host):
         raise UrlNotAllowed("has no host name that can be looked up")
-    known = host in trusted.names if literal is None else trusted.trusts(literal)
-    if read.scheme == "http" and not known:
-        raise UrlNotAllowed("must start with https://")
-    if literal is not None:
-        judge(literal, trusted)
     return Target(read.scheme, host, port, read.raw_path)
 
 

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from shared.answers import ImageView, JobView, MetricsView, ProgressView, StepsView, UrlsView
+from shared.answers import (
+    ImageView,
+    JobView,
+    MetricsView,
+    ProgressView,
+    StepsView,
+    UrlsView,
+    WebhookView,
+)
 from shared.jobs import FINAL, OPEN, Job, JobImage, RenderState
 from shared.links import CONTENT_TYPES, Links
 
@@ -26,6 +34,7 @@ def job_view(job: Job, links: Links, *, now: float, retention_s: float) -> JobVi
         cache=job.cache,
         priority=job.priority,
         metadata=job.metadata,
+        webhook=job.webhook and WebhookView(url=job.webhook.url, events=list(job.webhook.events)),
         retries=job.retries,
         images=[_image(job, image, links) for image in job.images],
         queue_position=min(waiting, default=None),

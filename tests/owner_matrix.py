@@ -49,6 +49,11 @@ LINES = {
     "POST /jobs/{job_id}/retry": about_job(409),
     "GET /jobs/{job_id}/result": about_job(),
     "GET /files/{job_id}/{index}.{extension}": about_job(),
+    # webhooks
+    "GET /webhooks/secret": keyed(),
+    "POST /webhooks/secret/rotate": keyed(),
+    "GET /jobs/{job_id}/deliveries": about_job(),
+    "POST /jobs/{job_id}/redeliver": about_job(404),  # its job has no webhook
     # models
     "GET /models": keyed(),
     "GET /models/{model_id:path}": keyed(),

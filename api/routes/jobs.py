@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from typing import Annotated
 
@@ -13,7 +12,7 @@ from api.auth import Caller, Owner
 from api.door import admit, again
 from api.errors import Problem, responses
 from api.farm import Farm, farm_of
-from api.reading import digest, digest_retry, json_body, parse
+from api.reading import digest, digest_retry, json_body, key_of, parse
 from api.routes import get
 from api.schemas import EXAMPLES, Limits, schema
 from api.shown import shown
@@ -22,7 +21,6 @@ from shared.answers import JobView
 from shared.store.values import Submission
 
 router = APIRouter(tags=["jobs"])
-_IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,255}")
 _BODY = {
     "required": True,
     "content": {"application/json": {"schema": schema(), "examples": EXAMPLES}},
@@ -40,7 +38,7 @@ _BODY = {
         **responses(
             "invalid_json", "invalid_value", "missing_field", "unknown_field", "invalid_size",
             "conflicting_fields", "model_not_found", "unsupported_for_model",
-            "invalid_idempotency_key", "missing_api_key", "invalid_api_key", "body_too_large",
+            "webhook_url_not_allowed", "invalid_idempotency_key", "missing_api_key", "invalid_api_key", "body_too_large",
             "unsupported_media_type", "idempotency_key_reused", "draining", "queue_full",
             "store_unavailable",
         ),
@@ -56,10 +54,11 @@ def submit(
     farm.drain.refuse_orders()
     for name in request.query_params:  # a misread option must not cost a render
         raise Problem(400, "unknown_field", "POST /jobs takes no query parameters", name)
-    order = parse(body, Limits(farm.catalog, farm.settings.max_n))
+    order = parse(body, Limits(farm.catalog, farm.settings.max_n, farm.hosts))
     entry = farm.catalog.find(order.model) if order.model else farm.catalog.default
-    replay = None if idempotency_key is None else (_key(idempotency_key), digest(order))
-    submission = admit(order, entry, owner, now=time.time(), idempotency=replay)
+    replay = None if idempotency_key is None else (key_of(idempotency_key), digest(order))
+    base = farm.links(request).base
+    submission = admit(order, entry, owner, now=time.time(), idempotency=replay, base=base)
     return _taken(request, farm, owner, submission)
 
 
@@ -121,7 +120,7 @@ def retry(
     farm = farm_of(request)
     farm.drain.refuse_orders()
     old = farm.find(request, job_id, owner)
-    replay = None if idempotency_key is None else (_key(idempotency_key), digest_retry(old.id))
+    replay = None if idempotency_key is None else (key_of(idempotency_key), digest_retry(old.id))
     entry = farm.catalog.find(old.input["model"])
     submission = again(old, entry, now=time.time(), idempotency=replay)
     return _taken(request, farm, owner, submission)
@@ -131,10 +130,3 @@ def _taken(request: Request, farm: Farm, owner: Owner, submission: Submission) -
     submitted, headers = take(request, farm, owner, submission)
     headers["Location"] = farm.links(request).job(submitted.job.id)
     return shown(request, farm, submitted.job, 200 if submitted.job.done else 202, headers)
-
-
-def _key(given: str) -> str:
-    if not _IDEMPOTENCY_KEY.fullmatch(given):
-        detail = "Idempotency-Key must be 1 to 255 visible ASCII characters"
-        raise Problem(400, "invalid_idempotency_key", detail, "Idempotency-Key")
-    return given

@@ -141,7 +141,8 @@ class MemoryOutbox:
 
     def deliveries(self, job_id: str) -> list[Delivered]:
         with self._lock:
-            found = [e for e in self._parcels.parcels.values() if e.job_id == job_id]
+            known = job_id in self._ledger.jobs
+            found = [e for e in self._parcels.parcels.values() if known and e.job_id == job_id]
             return [_delivered(each) for each in sorted(found, key=lambda e: (e.at, e.name))]
 
     def redeliver(self, job_id: str, name: str) -> bool:

@@ -51,6 +51,7 @@ SCRIPTS = (
     "adopt", "reap", "expire", "reconcile", "audit", "heartbeat", "died", "unwell", "workers",
     "poison", "condemn", "attend", "depart", "abandon", "unattended",
     "claim_deliveries", "freeze_delivery", "settle_delivery", "redeliver", "webhook_secrets",
+    "jobs", "disown", "delete",
 )  # fmt: skip
 
 
