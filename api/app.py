@@ -18,7 +18,7 @@ from api.drain import Drain, LastAnswer
 from api.errors import Problem, add_schema, problem_of, respond
 from api.farm import Farm, answers, remembered
 from api.middleware import BodyLimit, RequestLog
-from api.routes import admin, files, get, jobs, models, ops, workers
+from api.routes import admin, files, get, jobs, models, openai, ops, sdapi, txt2img, workers
 from api.routes import results as result_routes
 from shared.errors import FarmError
 from shared.metrics import ApiMetrics, StoreCollector
@@ -85,6 +85,11 @@ def _add_routes(app: FastAPI) -> None:
     for router in (jobs.router, result_routes.router, files.router, models.router):
         app.include_router(router)
         app.include_router(router, prefix="/v1", include_in_schema=False)
+    for router in (openai.router, txt2img.router):
+        app.include_router(router, include_in_schema=False)
+        app.include_router(router, prefix="/v1")
+    app.include_router(openai.azure)
+    app.include_router(sdapi.router)
     app.include_router(ops.router)
     app.include_router(admin.router)
     app.include_router(workers.router)

@@ -36,6 +36,7 @@ class Limits:
 
     catalog: Catalog
     max_n: int
+    blank_prompt: bool = False  # a dialect where a picture says enough
 
 
 class NewJob(BaseModel):
@@ -45,7 +46,7 @@ class NewJob(BaseModel):
 
     # First: the limits of the fields below are the model's.
     model: str | None = Field(None, description="Id or alias in `GET /models`")
-    prompt: Text = Field(min_length=1, description="Not blank")
+    prompt: Text = Field(description="Not blank", json_schema_extra={"minLength": 1})
     negative_prompt: Text = Field("", description="What should not be seen; needs guidance")
     width: int | None = Field(None, description="px, a multiple of 16 inside the model's limits")
     height: int | None = Field(None, validate_default=True, description="As `width`")
@@ -85,8 +86,8 @@ class NewJob(BaseModel):
 
     @field_validator("prompt")
     @classmethod
-    def _not_blank(cls, prompt: str) -> str:
-        if not prompt.strip():
+    def _not_blank(cls, prompt: str, info: ValidationInfo) -> str:
+        if not prompt.strip() and not _limits(info).blank_prompt:
             raise PydanticCustomError("invalid_value", "must not be blank")
         return prompt
 

@@ -74,56 +74,55 @@ async def answered(
     submission: Submission,
     build: Callable[[Job], Response],
     *,
+    taken: Callable[[Held], None] | None = None,
     json: bool = True,
 ) -> Response:
-    """What `build` makes of the job once it has succeeded; it is called in a thread.
+    """What `build` makes of the job once it has succeeded, and `taken` hears of it before.
 
-    `json`: spaces may be sent before it. Raises Problem and everything that `take` raises.
+    Both are called in a thread. `json`: spaces may be sent before the answer. Raises Problem and everything that `take` raises.
     """
-    waiting = asyncio.ensure_future(_answer(request, farm, owner, submission, build))
+    wait = await submitted(request, farm, owner, submission)
+    if taken:
+        await run_in_threadpool(taken, wait)
+    waiting = asyncio.ensure_future(_answer(request, farm, wait, build))
     waiting.add_done_callback(lambda task: task.cancelled() or task.exception())  # heard, if late
     beat_s = farm.settings.sync_heartbeat_s if json else 0.0
     try:
         if beat_s and not (await asyncio.wait({waiting}, timeout=beat_s))[0]:
             beats = _beating(request, waiting, beat_s)
-            return StreamingResponse(beats, media_type="application/json")
+            return StreamingResponse(beats, media_type="application/json", headers=wait.headers)
         return await waiting
     except BaseException:
         waiting.cancel()
         raise
 
 
-async def _answer(
-    request: Request,
-    farm: Farm,
-    owner: Owner,
-    submission: Submission,
-    build: Callable[[Job], Response],
-) -> Response:
-    async with held(request, farm, owner, submission) as wait:
-        job = await _done(request, farm, wait)
-        response = await run_in_threadpool(build, job)
-    response.headers.update(wait.headers)
-    return response
+async def submitted(request: Request, farm: Farm, owner: Owner, submission: Submission) -> Held:
+    """Raises Problem, `model_not_ready` where nobody could draw it, and all that `take` raises."""
+    return await run_in_threadpool(_submit, request, farm, owner, submission)
 
 
 @asynccontextmanager
-async def held(
-    request: Request, farm: Farm, owner: Owner, submission: Submission
-) -> AsyncIterator[Held]:
-    """Submit, and hold the job until the block ends. Raises Problem `model_not_ready`."""
-    wait = await run_in_threadpool(_submit, request, farm, owner, submission)
-    if wait.job.done:
-        yield wait
-        return
-    holding = asyncio.ensure_future(_hold(farm, wait))
+async def holding(farm: Farm, wait: Held) -> AsyncIterator[None]:
+    """While the block runs its client is there; if it ends by an exception the client has left."""
+    saying = asyncio.ensure_future(_hold(farm, wait))
     try:
-        yield wait
+        yield
     except BaseException:
         await _leave(farm, wait)
         raise
     finally:
-        holding.cancel()
+        saying.cancel()
+
+
+async def _answer(
+    request: Request, farm: Farm, wait: Held, build: Callable[[Job], Response]
+) -> Response:
+    async with holding(farm, wait):
+        job = await _done(request, farm, wait)
+        response = await run_in_threadpool(build, job)
+    response.headers.update(wait.headers)
+    return response
 
 
 def _submit(request: Request, farm: Farm, owner: Owner, submission: Submission) -> Held:
