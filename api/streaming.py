@@ -16,7 +16,7 @@ from api.dialects.openai_answers import completed, partial
 from api.errors import problem_body, problem_of
 from api.farm import Farm
 from api.pictures import drawn
-from api.waiting import Held, holding, outcome_of
+from api.holding import Held, holding, outcome_of
 from shared.jobs import Job, JobImage, RenderState
 
 T = TypeVar("T")

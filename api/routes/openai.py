@@ -22,7 +22,7 @@ from api.pictures import drawn
 from api.reading import json_body, json_object, read
 from api.schemas import Limits
 from api.streaming import stream
-from api.waiting import answered, ordered, submitted
+from api.holding import answered, ordered, submitted
 from shared.jobs import Job
 from shared.store.values import Submission
 

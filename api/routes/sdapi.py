@@ -21,7 +21,7 @@ from api.pictures import drawn
 from api.reading import json_body, json_object, read
 from api.routes import get
 from api.schemas import Limits
-from api.waiting import Held, answered, ordered
+from api.holding import Held, answered, ordered
 from shared import images
 from shared.errors import InvalidOrder, JobFinished, JobNotFound
 from shared.images import PictureInfo, infotext, parse_infotext, read_info

@@ -19,7 +19,7 @@ from api.reading import json_body, json_object, read
 from api.schemas import EXAMPLES, Limits, schema
 from api.shown import shown
 from api.submitting import take
-from api.waiting import answered, ordered
+from api.holding import answered, ordered
 from shared.answers import JobView
 from shared.jobs import Job
 from shared.store.values import Submission
