@@ -26,9 +26,9 @@ async def json_body(request: Request) -> bytes:
     return await request.body()
 
 
-def parse(body: bytes, limits: Limits) -> NewJob:
-    """Raises Problem 400 with all faults."""
-    fields, spelled, faults = fold(_object(body))
+def parse(body: bytes | dict[str, Any], limits: Limits) -> NewJob:
+    """From JSON, or from fields already read. Raises Problem 400 with all faults."""
+    fields, spelled, faults = fold(_object(body) if isinstance(body, bytes) else body)
     unknown = [name for name in fields if name not in NewJob.model_fields]
     for name in unknown[MOST_FAULTS:]:  # each would cost a kilobyte only to be left unsaid
         del fields[name]

@@ -14,6 +14,7 @@ from api.auth import Admin
 from api.door import again
 from api.errors import Problem, responses
 from api.farm import Farm, farm_of
+from api.inputs import keep_inputs
 from api.reading import digest_retry
 from api.routes import get
 from api.routes.jobs import count
@@ -88,6 +89,7 @@ def _again(farm: Farm, old: Job, render_id: str) -> Job:
     farm.drain.refuse_orders()
     key = (f"poison {render_id} {old.id}", digest_retry(old.id))
     entry = farm.catalog.find(old.input["model"])
+    keep_inputs(farm, old)
     submitted = farm.store.submit(again(old, entry, now=time.time(), idempotency=key))
     count(farm, submitted)
     return submitted.job

@@ -14,9 +14,11 @@ from api.auth import Caller
 from api.door import admit, again
 from api.errors import Problem, responses
 from api.farm import Farm, farm_of
-from api.reading import digest, digest_retry, json_body, parse
+from api.inputs import keep_inputs, take
+from api.multipart import Body, order_body
+from api.reading import digest, digest_retry, parse
 from api.routes import get
-from api.schemas import EXAMPLES, Limits, schema
+from api.schemas import EXAMPLES, Limits, form_schema, schema
 from api.views import shown
 from shared.store.values import (
     Submission,
@@ -27,7 +29,10 @@ router = APIRouter(tags=["jobs"])
 _IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,255}")
 _BODY = {
     "required": True,
-    "content": {"application/json": {"schema": schema(), "examples": EXAMPLES}},
+    "content": {
+        "application/json": {"schema": schema(), "examples": EXAMPLES},
+        "multipart/form-data": {"schema": form_schema()},
+    },
 }
 
 
@@ -41,8 +46,8 @@ _BODY = {
         202: {"model": JobView, "description": "Taken; ask `Location` again"},
         **responses(
             "invalid_json", "invalid_value", "missing_field", "unknown_field", "invalid_size",
-            "conflicting_fields", "model_not_found", "unsupported_for_model",
-            "invalid_idempotency_key", "missing_api_key", "invalid_api_key", "body_too_large",
+            "conflicting_fields", "model_not_found", "unsupported_for_model", "invalid_image",
+            "inputs_busy", "invalid_idempotency_key", "missing_api_key", "invalid_api_key", "body_too_large",
             "unsupported_media_type", "idempotency_key_reused", "draining", "queue_full",
             "store_unavailable",
         ),
@@ -51,7 +56,7 @@ _BODY = {
 def submit(
     request: Request,
     owner: Caller,
-    body: Annotated[bytes, Depends(json_body)],
+    body: Annotated[Body, Depends(order_body)],
     idempotency_key: Annotated[str | None, Header()] = None,
 ) -> Response:
     farm = farm_of(request)
@@ -60,8 +65,10 @@ def submit(
         raise Problem(400, "unknown_field", "POST /jobs takes no query parameters", name)
     order = parse(body, Limits(farm.catalog, farm.settings.max_n))
     entry = farm.catalog.find(order.model) if order.model else farm.catalog.default
+    order, given = take(farm, owner, order)
     replay = None if idempotency_key is None else (_key(idempotency_key), digest(order))
-    return _taken(request, farm, admit(order, entry, owner, now=time.time(), idempotency=replay))
+    submission = admit(order, entry, owner, now=time.time(), idempotency=replay, given=given)
+    return _taken(request, farm, submission)
 
 
 @get(
@@ -124,6 +131,7 @@ def retry(
     old = farm.find(request, job_id, owner)
     replay = None if idempotency_key is None else (_key(idempotency_key), digest_retry(old.id))
     entry = farm.catalog.find(old.input["model"])
+    keep_inputs(farm, old)
     return _taken(request, farm, again(old, entry, now=time.time(), idempotency=replay))
 
 
