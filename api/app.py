@@ -20,12 +20,12 @@ from api.farm import Farm, answers, remembered
 from api.middleware import BodyLimit, RequestLog
 from api.routes import admin, files, get, inputs, jobs, models, ops, workers
 from api.routes import results as result_routes
-from api.signing import Signer
 from shared.errors import FarmError
 from shared.metrics import ApiMetrics, StoreCollector
 from shared.models import Catalog
 from shared.results.port import ResultStore
 from shared.settings import Settings
+from shared.signing import Signer
 from shared.store.port import JobStore
 
 WEB = Path(__file__).parent / "web"

@@ -14,14 +14,15 @@ from ulid import ULID
 
 from api.auth import Keys, Owner
 from api.drain import Drain
-from api.links import Links, links
-from api.signing import Signer
+from api.links import links
 from shared.errors import JobGone, JobNotFound, Unavailable
 from shared.jobs import Job
+from shared.links import Links
 from shared.metrics import ApiMetrics
 from shared.models import Catalog
 from shared.results.port import ResultStore
 from shared.settings import Settings
+from shared.signing import Signer
 from shared.store.port import JobStore
 from shared.store.values import StoreFault
 

@@ -48,7 +48,7 @@ class Given:
 NOTHING = Given()
 
 
-def take(farm: Farm, owner: Owner, order: NewJob, *, keep: bool = True) -> tuple[NewJob, Given]:
+def receive(farm: Farm, owner: Owner, order: NewJob, *, keep: bool = True) -> tuple[NewJob, Given]:
     """The order with its pictures stored and named by their pixels; `keep` False stores nothing.
 
     Raises Problem 400 `invalid_image`, 503 `inputs_busy`, StoreUnavailable and ResultsUnavailable.

@@ -18,6 +18,8 @@
     ├── JobFinished           too late to cancel, or nothing to retry
     ├── JobNotFinished        too early to retry
     ├── ResultGone            the record is there, the picture is not
+    ├── SignatureWrong        a signed URL is not what was signed
+    ├── UrlExpired            it is, but too old
     └── RenderStopped         a render ended before its picture, and nobody is to blame
         ├── Canceled              nobody waits for it any more
         ├── LeaseLost             another worker may hold it now
@@ -111,6 +113,14 @@ class JobNotFinished(FarmError):
 
 class ResultGone(FarmError):
     """The picture is no longer stored."""
+
+
+class SignatureWrong(FarmError):
+    """The signature does not fit this URL."""
+
+
+class UrlExpired(FarmError):
+    """This URL has expired; the job has a fresh one."""
 
 
 class RenderStopped(FarmError):

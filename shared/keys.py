@@ -18,6 +18,10 @@ farm:poison           zset    render that took down its worker too often -> when
 farm:condemned:<tok>  string  gc takes this picture away: nobody publishes it any more (a day)
 farm:deadlines        zset    job -> deadline, unix seconds
 farm:idem:<owner>:<h> string  "<job> <body hash>" of an Idempotency-Key (a day)
+farm:attended         zset    job -> when its queued images are canceled unless its client comes back
+farm:attach:<owner>:<h> zset  job -> when it came: unfinished jobs of one body, for a repeated request
+farm:unattended       string  when the chores last looked for jobs whose client has left
+farm:notes:<owner>    hash    what a dialect remembers of an owner: name -> value
 farm:workers          hash    worker -> "<last seen> <ttl> <status JSON>"
 farm:death:<slot>     string  "<at> <cause>" of the last worker that died there (a week)
 farm:orders           hash    worker -> "drain": what an operator wants of it, until it is lifted
@@ -47,6 +51,10 @@ KEYS = {
     "condemned": "farm:condemned:",
     "deadlines": "farm:deadlines",
     "idem": "farm:idem:",
+    "attended": "farm:attended",
+    "attach": "farm:attach:",
+    "unattended": "farm:unattended",
+    "notes": "farm:notes:",
     "workers": "farm:workers",
     "death": "farm:death:",
     "orders": "farm:orders",

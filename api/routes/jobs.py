@@ -9,21 +9,19 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header, Request
 from fastapi.responses import Response
 
-from api.answers import JobView
-from api.auth import Caller
+from api.auth import Caller, Owner
 from api.door import admit, again
 from api.errors import Problem, responses
 from api.farm import Farm, farm_of
-from api.inputs import keep_inputs, take
+from api.inputs import keep_inputs, receive
 from api.multipart import Body, order_body
 from api.reading import digest, digest_retry, parse
 from api.routes import get
 from api.schemas import EXAMPLES, Limits, form_schema, schema
-from api.views import shown
-from shared.store.values import (
-    Submission,
-    Submitted,
-)
+from api.shown import shown
+from api.submitting import take
+from shared.answers import JobView
+from shared.store.values import Submission
 
 router = APIRouter(tags=["jobs"])
 _IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,255}")
@@ -65,10 +63,10 @@ def submit(
         raise Problem(400, "unknown_field", "POST /jobs takes no query parameters", name)
     order = parse(body, Limits(farm.catalog, farm.settings.max_n))
     entry = farm.catalog.find(order.model) if order.model else farm.catalog.default
-    order, given = take(farm, owner, order)
+    order, given = receive(farm, owner, order)
     replay = None if idempotency_key is None else (_key(idempotency_key), digest(order))
     submission = admit(order, entry, owner, now=time.time(), idempotency=replay, given=given)
-    return _taken(request, farm, submission)
+    return _taken(request, farm, owner, submission)
 
 
 @get(
@@ -132,16 +130,13 @@ def retry(
     replay = None if idempotency_key is None else (_key(idempotency_key), digest_retry(old.id))
     entry = farm.catalog.find(old.input["model"])
     keep_inputs(farm, old)
-    return _taken(request, farm, again(old, entry, now=time.time(), idempotency=replay))
+    submission = again(old, entry, now=time.time(), idempotency=replay)
+    return _taken(request, farm, owner, submission)
 
 
-def _taken(request: Request, farm: Farm, submission: Submission) -> Response:
-    submitted = farm.store.submit(submission)
-    count(farm, submitted)
-    request.state.job_id = submitted.job.id
-    headers = {"Location": farm.links(request).job(submitted.job.id)}
-    if submitted.replayed:
-        headers["Idempotent-Replayed"] = "true"
+def _taken(request: Request, farm: Farm, owner: Owner, submission: Submission) -> Response:
+    submitted, headers = take(request, farm, owner, submission)
+    headers["Location"] = farm.links(request).job(submitted.job.id)
     return shown(request, farm, submitted.job, 200 if submitted.job.done else 202, headers)
 
 
@@ -150,10 +145,3 @@ def _key(given: str) -> str:
         detail = "Idempotency-Key must be 1 to 255 visible ASCII characters"
         raise Problem(400, "invalid_idempotency_key", detail, "Idempotency-Key")
     return given
-
-
-def count(farm: Farm, submitted: Submitted) -> None:
-    if not submitted.replayed:
-        farm.metrics.images.labels("hit").inc(submitted.hits)
-        farm.metrics.images.labels("attached").inc(submitted.attached)
-        farm.metrics.images.labels("new").inc(submitted.made)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 from shared.jobs import (
@@ -68,6 +69,8 @@ def encode_submission(submission: Submission, weight: float, max_queue: int) -> 
     if submission.idempotency:
         key, body = submission.idempotency
         fields["idempotency"] = {"key": key, "body": body}
+    if submission.attendance:
+        fields["attendance"] = asdict(submission.attendance)
     return fields
 
 

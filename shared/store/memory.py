@@ -20,6 +20,7 @@ from shared.jobs import (
     RenderState,
     StoredResult,
 )
+from shared.store.attendance import Attendances, MemoryAttendance
 from shared.store.desk import Desk
 from shared.store.ledger import Ledger
 from shared.store.values import (
@@ -41,7 +42,7 @@ from shared.store.values import (
 )
 
 
-class MemoryJobStore:
+class MemoryJobStore(MemoryAttendance):
     """See shared/store/port.py. Thread-safe. `clock` gives unix seconds."""
 
     def __init__(
@@ -56,7 +57,10 @@ class MemoryJobStore:
         self._now = clock
         self._lock = RLock()
         self._ledger = Ledger(clock, max_losses, max_retries, retry_pause_s)
-        self._desk = Desk(self._ledger, max_queue)
+        self._attendances = Attendances(self._ledger)
+        self._desk = Desk(self._ledger, max_queue, self._attendances)
+        self._idempotency = self._desk.idempotency
+        self._notes: dict[str, dict[str, str]] = {}
         self._tokens: dict[str, str] = {}
         self._workers: dict[str, tuple[WorkerStatus, float]] = {}
         self._condemned: set[str] = set()

@@ -48,6 +48,25 @@ class JobStore(Protocol):
     def forget(self, fingerprint: str, render_id: str) -> None:
         """The picture of this render is gone: answer nobody from it any more."""
 
+    # the API's side, for clients that wait on an open connection: see `values.Attendance`
+    def attend(self, job_id: str, client: str, gone_s: float) -> None:
+        """The client still waits: hold the job for `gone_s` more, if it is held by clients at all."""
+
+    def depart(self, job_id: str, client: str, gone_s: float) -> None:
+        """The client has left: in `gone_s` what is queued is canceled, unless one comes back."""
+
+    def abandon(self, job_id: str) -> Job:
+        """Stop waiting for its queued images; what runs goes on. Raises JobNotFound.
+
+        If that stopped any, its idempotency key is free again.
+        """
+
+    def note(self, owner: str, name: str, value: str) -> None:
+        """Remember one thing about an owner, such as the model chosen in the A1111 dialect."""
+
+    def notes(self, owner: str) -> dict[str, str]:
+        """All that is remembered about an owner."""
+
     # the worker's side
     def claim(self, pool: str, token: str, slot: str, worker: str, lease_s: float) -> Claim | None:
         """Lease the pending render with the lowest start tag; None when nothing waits.
@@ -115,6 +134,9 @@ class JobStore(Protocol):
 
     def expire(self) -> Moved:
         """Drop images of jobs past their deadline that have not started."""
+
+    def unattended(self) -> Moved:
+        """`abandon` jobs whose client left, or was cut off with its API process, too long ago."""
 
     def reconcile(self) -> int:
         """Bring back renders whose pause is over, and top up tickets; how many were added."""

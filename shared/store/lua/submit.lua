@@ -1,6 +1,6 @@
 -- The whole order in one step: replay, cache, single-flight, pending, tickets, record.
 -- ARGV: JSON {job, owner, priority, weight, version, record, deadline_s, bypass, max_queue,
---             idempotency: {key, body}, images: [{render, fingerprint, pool, spec, cost}]}
+--             idempotency: {key, body}, attendance: {client, gone_s, body, repeats}, images: [{render, fingerprint, pool, spec, cost}]}
 -- Answers {'ok' | 'replayed', snapshot, hits, attached, made} or {'full' | 'conflict'}.
 
 local order = cjson.decode(ARGV[1])
@@ -13,11 +13,23 @@ if idem then
     if body ~= given.body then
       return { 'conflict' }
     end
+    if order.attendance then
+      attend(job, order.attendance.client, order.attendance.gone_s)
+    else
+      call('ZREM', K.attended, job) -- whoever asks now will look again by himself
+    end
     return { 'replayed', snapshot(job), 0, 0, 0 }
   end
 end
 if call('EXISTS', K.job .. order.job) == 1 then -- this very call, repeated
   return { 'ok', snapshot(order.job), 0, 0, 0 }
+end
+if order.attendance and order.attendance.repeats then
+  local job = same_order(order.owner, order.attendance.body)
+  if job then
+    attend(job, order.attendance.client, order.attendance.gone_s)
+    return { 'replayed', snapshot(job), 0, 0, 0 }
+  end
 end
 
 -- Which render answers an image: one that succeeded, or one that somebody still waits for.
@@ -75,6 +87,12 @@ if order.deadline_s then
 end
 if idem then
   call('SET', idem, order.job .. ' ' .. given.body, 'EX', IDEMPOTENCY_S)
+  call('HSET', key, 'idem', idem)
+end
+if order.attendance and open > 0 then
+  local client = order.attendance
+  call('ZADD', K.attended, precise(time + client.gone_s), order.job)
+  attend(order.job, client.client, client.gone_s)
 end
 
 for index, image in ipairs(order.images) do
@@ -115,6 +133,9 @@ for index, image in ipairs(order.images) do
 end
 for pool in pairs(fresh) do
   top_up(pool)
+end
+if order.attendance and open > 0 then
+  remember_order(order.owner, order.attendance.body, order.job) -- last: it looks at the renders
 end
 if open == 0 then
   finish_job(order.job)

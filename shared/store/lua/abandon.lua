@@ -1,0 +1,3 @@
+-- Cancel what is queued of a job. ARGV: job. Answers a snapshot, or false.
+abandon(ARGV[1])
+return snapshot(ARGV[1])
