@@ -52,7 +52,7 @@ class Held:
 
 
 def ordered(request: Request, farm: Farm, owner: Owner, order: NewJob) -> Submission:
-    """The order of a client that waits. Raises Problem 400 for a bad Idempotency-Key.
+    """The order of a client that waits, its pictures stored. Call it in a thread.
 
     Clients made from OpenAI's SDKs say how often they asked before: then the answer may be a job
     that is there already.
