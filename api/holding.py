@@ -26,6 +26,7 @@ from api.codes import CODES
 from api.door import admit
 from api.errors import Problem, problem_of, respond
 from api.farm import Farm
+from api.inputs import receive
 from api.readiness import reason
 from api.reading import digest, key_of
 from api.routes.models import ready_workers
@@ -55,15 +56,16 @@ def ordered(request: Request, farm: Farm, owner: Owner, order: NewJob) -> Submis
     """The order of a client that waits, its pictures stored. Call it in a thread.
 
     Clients made from OpenAI's SDKs say how often they asked before: then the answer may be a job
-    that is there already.
+    that is there already. Raises Problem 400 for a bad Idempotency-Key, and as `receive` does.
     """
     entry = farm.catalog.find(order.model) if order.model else farm.catalog.default
+    order, given = receive(farm, owner, order)
     body, key = digest(order), request.headers.get("idempotency-key")
     replay = None if key is None else (key_of(key), body)
     count = request.headers.get("x-stainless-retry-count", "0")
     repeats = count.isascii() and count.isdigit() and int(count[:9]) > 0
     by = Attendance(str(ULID()), farm.settings.client_gone_s, body, repeats)
-    submission = admit(order, entry, owner, now=time.time(), idempotency=replay)
+    submission = admit(order, entry, owner, now=time.time(), idempotency=replay, given=given)
     return replace(submission, attendance=by)
 
 
