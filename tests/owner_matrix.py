@@ -21,7 +21,7 @@ SECRET = "a vixen nobody else knows of"  # the prompt of the owner's job
 ORDER = {"prompt": SECRET, "seed": 1, "width": 64, "height": 64}
 PLACES = {
     "model_id": "tiny", "index": "0", "extension": "png", "render_id": "no-render",
-    "name": "worker-0",
+    "name": "worker-0", "sha256": "a1" * 32,
 }  # fmt: skip
 
 
@@ -54,6 +54,9 @@ LINES = {
     "POST /webhooks/secret/rotate": keyed(),
     "GET /jobs/{job_id}/deliveries": about_job(),
     "POST /jobs/{job_id}/redeliver": about_job(404),  # its job has no webhook
+    # inputs: what of whose is asked in tests/unit/test_api_inputs.py
+    "POST /inputs": keyed(400),
+    "GET /inputs/{sha256}": keyed(404),
     # models
     "GET /models": keyed(),
     "GET /models/{model_id:path}": keyed(),
