@@ -123,5 +123,5 @@ def _input(order: NewJob, spec: RenderSpec) -> dict[str, object]:
         "strength": None,
         "output_format": order.output_format,
         "output_compression": order.output_compression,
-        "partial_images": 0,
+        "partial_images": order.partial_images,
     }

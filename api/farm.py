@@ -16,6 +16,7 @@ from api.auth import Keys, Owner
 from api.drain import Drain
 from api.links import Links, links
 from api.signing import Signer
+from api.watch import Watch
 from shared.errors import JobGone, JobNotFound, Unavailable
 from shared.jobs import Job
 from shared.metrics import ApiMetrics
@@ -44,6 +45,7 @@ class Farm:
     storage_answers: Callable[[], bool]
     store_faults: Callable[[], tuple[StoreFault, ...]]
     drain: Drain
+    watch: Watch
 
     def links(self, request: Request) -> Links:
         return links(request, self.settings, self.signer)

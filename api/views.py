@@ -23,12 +23,7 @@ _ON_DEVICE = ("text", "denoise", "decode")
 
 def shown(request: Request, farm: Farm, job: Job, status: int, headers: dict[str, str]) -> Response:
     """The Job, with a weak ETag of its body; 304 where the client has just this."""
-    view = job_view(
-        job,
-        farm.links(request),
-        now=time.time(),
-        retention_s=farm.settings.job_retention_s,
-    )
+    view = view_of(request, farm, job)
     body = view.model_dump_json().encode()
     headers["ETag"] = f'W/"{hashlib.sha256(body).hexdigest()[:32]}"'
     if not view.done:
@@ -36,6 +31,12 @@ def shown(request: Request, farm: Farm, job: Job, status: int, headers: dict[str
     if request.method != "POST" and status == 200 and unchanged(request.headers, headers["ETag"]):
         return Response(status_code=304, headers=headers)
     return Response(body, status, headers, "application/json")
+
+
+def view_of(request: Request, farm: Farm, job: Job) -> JobView:
+    """The job as this request sees it now. Raises StoreUnavailable as `job_view` does."""
+    retention_s = farm.settings.job_retention_s
+    return job_view(job, farm.links(request), now=time.time(), retention_s=retention_s)
 
 
 def job_view(job: Job, links: Links, *, now: float, retention_s: float) -> JobView:
@@ -54,7 +55,7 @@ def job_view(job: Job, links: Links, *, now: float, retention_s: float) -> JobVi
         priority=job.priority,
         metadata=job.metadata,
         retries=job.retries,
-        images=[_image(job, image, links) for image in job.images],
+        images=[image_view(job, image, links) for image in job.images],
         queue_position=min(waiting, default=None),
         eta_s=_eta_s(job, now),
         progress=_progress(job),
@@ -66,7 +67,12 @@ def job_view(job: Job, links: Links, *, now: float, retention_s: float) -> JobVi
         deadline_at=_time(job.deadline_at),
         cancel_requested_at=_time(job.cancel_requested_at),
         expires_at=_time(None if finished is None else finished + retention_s),
-        urls=UrlsView(self=here, events=None, result=f"{here}/result", cancel=f"{here}/cancel"),
+        urls=UrlsView(
+            self=here,
+            events=links.events(job.id),
+            result=f"{here}/result",
+            cancel=f"{here}/cancel",
+        ),
     )
 
 
@@ -85,7 +91,8 @@ def _time(seconds: float | None) -> str | None:
     return None if seconds is None else rfc3339(seconds)
 
 
-def _image(job: Job, image: JobImage, links: Links) -> ImageView:
+def image_view(job: Job, image: JobImage, links: Links) -> ImageView:
+    """Raises StoreUnavailable as `job_view` does."""
     render = image.render
     stored = render.result if image.status is RenderState.succeeded else None
     kind = job.input["output_format"]

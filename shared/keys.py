@@ -3,6 +3,8 @@
 farm:job:<job>        hash    record, renders, open, created_at, drop:<k>, cached:<k>, ...
 farm:render:<render>  hash    version, spec, state, attempt, token, tag, wanted, ...
 farm:waiters:<render> set     "<job>:<index>" that this render's end will advance
+farm:events:<job>     list    what happened to it, "<unix seconds> <type> [<index> <attempt>]"
+farm:live:<job>       channel its events as they happen, its progress and its previews
 farm:current:<fp>     string  the render that answers, or is making, this fingerprint
 farm:pending:<pool>   zset    render -> start tag (fair order; rank = queue position)
 farm:delayed:<pool>   zset    render -> when its pause after a fault is over, unix seconds
@@ -32,6 +34,8 @@ KEYS = {
     "job": "farm:job:",
     "render": "farm:render:",
     "waiters": "farm:waiters:",
+    "events": "farm:events:",
+    "live": "farm:live:",
     "current": "farm:current:",
     "pending": "farm:pending:",
     "delayed": "farm:delayed:",

@@ -88,6 +88,9 @@ class Settings(BaseModel):
     )
     file_url_ttl_s: int = knob(3600, "How long a signed file URL opens", ge=2)
     max_n: int = knob(10, "Most images in one job", ge=1, le=100)
+    max_wait_s: int = knob(
+        50, "Longest that `Prefer: wait` holds a request; most proxies cut at 60 s", ge=0
+    )
     max_queue: int = knob(100_000, "Most queued renders of one model", ge=1)
     max_body_mb: int = knob(48, "Largest request body, MiB", ge=1)
     job_retention_s: int = knob(604_800, "How long a finished job is remembered", ge=60)

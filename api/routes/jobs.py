@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Request
@@ -18,6 +19,8 @@ from api.reading import digest, digest_retry, json_body, parse
 from api.routes import get
 from api.schemas import EXAMPLES, Limits, schema
 from api.views import shown
+from api.waiting import Prefer, answer
+from shared.jobs import Job
 from shared.store.values import (
     Submission,
     Submitted,
@@ -37,7 +40,7 @@ _BODY = {
     summary="Order images",
     openapi_extra={"requestBody": _BODY},
     responses={
-        200: {"model": JobView, "description": "Done already, from the cache"},
+        200: {"model": JobView, "description": "Done: from the cache, or while you waited"},
         202: {"model": JobView, "description": "Taken; ask `Location` again"},
         **responses(
             "invalid_json", "invalid_value", "missing_field", "unknown_field", "invalid_size",
@@ -48,20 +51,25 @@ _BODY = {
         ),
     },
 )  # fmt: skip
-def submit(
+async def submit(
     request: Request,
     owner: Caller,
     body: Annotated[bytes, Depends(json_body)],
     idempotency_key: Annotated[str | None, Header()] = None,
+    prefer: Prefer = None,
 ) -> Response:
     farm = farm_of(request)
-    farm.drain.refuse_orders()
-    for name in request.query_params:  # a misread option must not cost a render
-        raise Problem(400, "unknown_field", "POST /jobs takes no query parameters", name)
-    order = parse(body, Limits(farm.catalog, farm.settings.max_n))
-    entry = farm.catalog.find(order.model) if order.model else farm.catalog.default
-    replay = None if idempotency_key is None else (_key(idempotency_key), digest(order))
-    return _taken(request, farm, admit(order, entry, owner, now=time.time(), idempotency=replay))
+
+    def submission() -> Submission:
+        farm.drain.refuse_orders()
+        for name in request.query_params:  # a misread option must not cost a render
+            raise Problem(400, "unknown_field", "POST /jobs takes no query parameters", name)
+        order = parse(body, Limits(farm.catalog, farm.settings.max_n))
+        entry = farm.catalog.find(order.model) if order.model else farm.catalog.default
+        replay = None if idempotency_key is None else (_key(idempotency_key), digest(order))
+        return admit(order, entry, owner, now=time.time(), idempotency=replay)
+
+    return await _taken(request, farm, submission)
 
 
 @get(
@@ -76,10 +84,14 @@ def submit(
         ),
     },
 )
-def look(request: Request, owner: Caller, job_id: str) -> Response:
+async def look(request: Request, owner: Caller, job_id: str, prefer: Prefer = None) -> Response:
     farm = farm_of(request)
-    job = farm.find(request, job_id, owner)
-    return shown(request, farm, job, 200, {"Cache-Control": "private, no-cache"})
+    return await answer(
+        request,
+        farm,
+        lambda: farm.find(request, job_id, owner),
+        lambda job: shown(request, farm, job, 200, {"Cache-Control": "private, no-cache"}),
+    )
 
 
 @router.post(
@@ -113,28 +125,44 @@ def cancel(request: Request, owner: Caller, job_id: str) -> Response:
         ),
     },
 )  # fmt: skip
-def retry(
+async def retry(
     request: Request,
     owner: Caller,
     job_id: str,
     idempotency_key: Annotated[str | None, Header()] = None,
+    prefer: Prefer = None,
 ) -> Response:
     farm = farm_of(request)
-    farm.drain.refuse_orders()
-    old = farm.find(request, job_id, owner)
-    replay = None if idempotency_key is None else (_key(idempotency_key), digest_retry(old.id))
-    entry = farm.catalog.find(old.input["model"])
-    return _taken(request, farm, again(old, entry, now=time.time(), idempotency=replay))
+
+    def submission() -> Submission:
+        farm.drain.refuse_orders()
+        old = farm.find(request, job_id, owner)
+        replay = None if idempotency_key is None else (_key(idempotency_key), digest_retry(old.id))
+        entry = farm.catalog.find(old.input["model"])
+        return again(old, entry, now=time.time(), idempotency=replay)
+
+    return await _taken(request, farm, submission)
 
 
-def _taken(request: Request, farm: Farm, submission: Submission) -> Response:
-    submitted = farm.store.submit(submission)
-    count(farm, submitted)
-    request.state.job_id = submitted.job.id
-    headers = {"Location": farm.links(request).job(submitted.job.id)}
-    if submitted.replayed:
-        headers["Idempotent-Replayed"] = "true"
-    return shown(request, farm, submitted.job, 200 if submitted.job.done else 202, headers)
+async def _taken(request: Request, farm: Farm, submission: Callable[[], Submission]) -> Response:
+    """The job that is ordered, as soon as it is done if the client waits for it."""
+    headers: dict[str, str] = {}
+
+    def submit() -> Job:
+        submitted = farm.store.submit(submission())
+        count(farm, submitted)
+        request.state.job_id = submitted.job.id
+        headers["Location"] = farm.links(request).job(submitted.job.id)
+        if submitted.replayed:
+            headers["Idempotent-Replayed"] = "true"
+        return submitted.job
+
+    return await answer(
+        request,
+        farm,
+        submit,
+        lambda job: shown(request, farm, job, 200 if job.done else 202, headers),
+    )
 
 
 def _key(given: str) -> str:

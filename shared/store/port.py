@@ -6,9 +6,10 @@ effect once. Every method raises StoreUnavailable when the store does not answer
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from shared.events import Event
 from shared.jobs import Failure, Job, StoredResult
 from shared.store.values import (
     Cause,
@@ -17,6 +18,7 @@ from shared.store.values import (
     Hold,
     Moved,
     Poison,
+    Pulse,
     Standing,
     Stats,
     StoreFault,
@@ -47,6 +49,15 @@ class JobStore(Protocol):
 
     def forget(self, fingerprint: str, render_id: str) -> None:
         """The picture of this render is gone: answer nobody from it any more."""
+
+    def events(self, job_id: str, after: str | None) -> list[Event] | None:
+        """What happened to the job after this event, or at all; the oldest first.
+
+        None: `after` is no event of this job.
+        """
+
+    def pulse(self, job_ids: Sequence[str]) -> dict[str, Pulse]:
+        """How far these jobs are, for a fraction of what `get` costs; one that is gone is left out."""
 
     # the worker's side
     def claim(self, pool: str, token: str, slot: str, worker: str, lease_s: float) -> Claim | None:
@@ -92,6 +103,12 @@ class JobStore(Protocol):
 
         `lost`: its worker died, of `cause`; `detail` says it in words for a client. The last
         allowed loss fails the render as `worker_lost`, or as `container_memory` for that cause.
+        """
+
+    def preview(self, render_id: str, token: str, number: int, picture: bytes) -> None:
+        """Show a half-made PNG or JPEG to those who listen and ordered more than `number` of them.
+
+        `number` counts from 0. Nobody hears of it where the lease is lost.
         """
 
     def adopt(self, slot: str) -> Moved:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from functools import wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+from collections.abc import Iterator, Mapping
+from typing import cast
 
 import redis
-from redis.commands.core import Script
 
 from shared.errors import IdempotencyConflict, JobFinished, JobNotFound, QueueFull
 from shared.jobs import Failure, Job, StoredResult
@@ -17,8 +15,9 @@ from shared.store import codec
 from shared.store.address import connect as connect
 from shared.store.checks import faults_of
 from shared.store.durable import Durable
-from shared.store.faults import fault_of
-from shared.store.scripts import SCRIPTS, StoreConfig, prelude, source
+from shared.store.redis_events import RedisEvents
+from shared.store.redis_scripts import translated
+from shared.store.scripts import StoreConfig
 from shared.store.server import look
 from shared.store.values import (
     WEIGHTS,
@@ -41,39 +40,15 @@ FORGET_WORKER_S = 3_600
 CONDEMNED_S = 86_400
 BATCH = 200
 
-P = ParamSpec("P")
-T = TypeVar("T")
 
-
-def _translated(
-    method: Callable[Concatenate[RedisJobStore, P], T],
-) -> Callable[Concatenate[RedisJobStore, P], T]:
-    @wraps(method)
-    def call(self: RedisJobStore, *args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            return method(self, *args, **kwargs)
-        except redis.RedisError as error:
-            raise fault_of(error) from error
-
-    return cast("Callable[Concatenate[RedisJobStore, P], T]", call)
-
-
-class RedisJobStore:
+class RedisJobStore(RedisEvents):
     """See shared/store/port.py. Thread-safe."""
 
     def __init__(self, client: redis.Redis, config: StoreConfig) -> None:
-        self._redis = client
-        self._config = config
-        self._scripts = {name: self._script(name) for name in SCRIPTS}
+        super().__init__(client, config)
         self._durable = Durable(client, config.durability, config.durable_replicas)
 
-    def _script(self, name: str) -> Script:
-        return self._redis.register_script(prelude(self._config) + source("lib") + source(name))
-
-    def _run(self, script: str, *args: str | float) -> Any:
-        return self._scripts[script](args=args)
-
-    @_translated
+    @translated
     def submit(self, submission: Submission) -> Submitted:
         job = submission.job
         fields = codec.encode_submission(submission, WEIGHTS[job.priority], self._config.max_queue)
@@ -85,14 +60,14 @@ class RedisJobStore:
         how, seen, hits, attached, made = answer
         return Submitted(codec.decode_job(seen), how == "replayed", hits, attached, made)
 
-    @_translated
+    @translated
     def get(self, job_id: str) -> Job:
         seen = self._run("get", job_id)
         if seen is None:
             raise JobNotFound
         return codec.decode_job(seen)
 
-    @_translated
+    @translated
     def cancel(self, job_id: str) -> Job:
         how, *seen = self._run("cancel", job_id)
         if how == "missing":
@@ -101,27 +76,27 @@ class RedisJobStore:
             raise JobFinished
         return codec.decode_job(seen[0])
 
-    @_translated
+    @translated
     def forget(self, fingerprint: str, render_id: str) -> None:
         self._run("forget", fingerprint, render_id)
 
-    @_translated
+    @translated
     def claim(self, pool: str, token: str, slot: str, worker: str, lease_s: float) -> Claim | None:
         answer = self._run("claim", pool, token, slot, worker, lease_s)
         return codec.decode_claim(answer) if answer else None
 
-    @_translated
+    @translated
     def renew(self, steps: Mapping[str, tuple[str, int]], lease_s: float) -> dict[str, Hold]:
         if not steps:
             return {}
         flat = [part for token, (render, step) in steps.items() for part in (token, render, step)]
         return dict(zip(steps, self._run("renew", lease_s, *flat), strict=True))
 
-    @_translated
+    @translated
     def storing(self, render_id: str, token: str, step: int) -> bool:
         return bool(self._run("storing", render_id, token, step))
 
-    @_translated
+    @translated
     def close(
         self,
         render_id: str,
@@ -136,7 +111,7 @@ class RedisJobStore:
         what = (state, field, value, int(found), device_s, int(retryable))
         return codec.decode_closed(self._run("close", render_id, token, *what))
 
-    @_translated
+    @translated
     def release(
         self,
         render_id: str,
@@ -148,60 +123,60 @@ class RedisJobStore:
     ) -> bool:
         return bool(self._run("release", render_id, token, int(lost), cause, detail))
 
-    @_translated
+    @translated
     def adopt(self, slot: str) -> Moved:
         return codec.decode_moved(self._run("adopt", slot))
 
-    @_translated
+    @translated
     def died(self, slot: str, cause: Cause) -> None:
         self._run("died", slot, cause)
 
-    @_translated
+    @translated
     def unwell(self, slot: str, token: str) -> None:
         self._run("unwell", slot, token)
 
-    @_translated
+    @translated
     def heartbeat(self, status: WorkerStatus, ttl_s: float) -> Standing:
         told = status.model_dump_json(exclude={"last_seen_at", "holding", "last_death"})
         order, unwell = self._run("heartbeat", status.name, ttl_s, told)
         return Standing(order == "drain", unwell)
 
-    @_translated
+    @translated
     def leave(self, name: str) -> None:
         self._redis.hdel(KEYS["workers"], name)
 
-    @_translated
+    @translated
     def reap(self) -> Moved:
         return codec.decode_moved(self._run("reap", BATCH))
 
-    @_translated
+    @translated
     def expire(self) -> Moved:
         return Moved(expired=tuple(self._run("expire", BATCH)))
 
-    @_translated
+    @translated
     def reconcile(self) -> int:
         return int(self._run("reconcile", FORGET_WORKER_S))
 
-    @_translated
+    @translated
     def audit(self) -> Moved:
         repaired: list[str] = []
         for batch in self._renders():
             repaired += self._run("audit", *batch)
         return Moved(requeued=tuple(repaired))
 
-    @_translated
+    @translated
     def poison(self) -> list[Poison]:
         return [codec.decode_poison(entry) for entry in self._run("poison")]
 
-    @_translated
+    @translated
     def drop_poison(self, render_id: str) -> bool:
         return bool(self._redis.zrem(KEYS["poison"], render_id))
 
-    @_translated
+    @translated
     def condemn(self, fingerprint: str, token: str) -> bool:
         return bool(self._run("condemn", fingerprint, token, CONDEMNED_S))
 
-    @_translated
+    @translated
     def results_in_use(self) -> set[str]:
         tokens: set[str] = set()
         for batch in self._renders():
@@ -222,23 +197,23 @@ class RedisJobStore:
         if batch:
             yield batch
 
-    @_translated
+    @translated
     def drain(self, name: str) -> None:
         self._redis.hset(KEYS["orders"], name, "drain")
 
-    @_translated
+    @translated
     def lift(self, name: str) -> bool:
         pipe = self._redis.pipeline(transaction=True)
         pipe.hdel(KEYS["orders"], name)
         pipe.delete(KEYS["unwell"] + name)
         return any(pipe.execute())
 
-    @_translated
+    @translated
     def workers(self) -> list[WorkerStatus]:
         now, *seen = self._run("workers")
         return sorted((codec.decode_worker(one, float(now)) for one in seen), key=_by_name)
 
-    @_translated
+    @translated
     def stats(self) -> Stats:
         pools = sorted(cast("set[str]", self._redis.smembers(KEYS["pools"])))
         pipe = self._redis.pipeline(transaction=False)
@@ -260,17 +235,17 @@ class RedisJobStore:
             totals={outcome: int(count) for outcome, count in totals.items()},
         )
 
-    @_translated
+    @translated
     def secret(self, name: str, proposal: str) -> str:
         key = KEYS["secret"] + name
         self._redis.set(key, proposal, nx=True)
         return str(self._redis.get(key))
 
-    @_translated
+    @translated
     def faults(self) -> tuple[StoreFault, ...]:
         return faults_of(look(self._redis), self._config.durability)
 
-    @_translated
+    @translated
     def ping(self) -> None:
         self._redis.ping()
 

@@ -48,7 +48,7 @@ class StoreConfig:
 SCRIPTS = (
     "submit", "get", "cancel", "forget", "claim", "renew", "storing", "close", "release",
     "adopt", "reap", "expire", "reconcile", "audit", "heartbeat", "died", "unwell", "workers",
-    "poison", "condemn",
+    "poison", "condemn", "events", "pulse", "preview",
 )  # fmt: skip
 
 
