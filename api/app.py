@@ -22,13 +22,13 @@ from api.live import Deaf, Live
 from api.middleware import BodyLimit, RequestLog
 from api.routes import admin, events, files, get, jobs, models, ops, workers
 from api.routes import results as result_routes
-from api.signing import Signer
 from api.watch import Watch
 from shared.errors import FarmError
 from shared.metrics import ApiMetrics, StoreCollector
 from shared.models import Catalog
 from shared.results.port import ResultStore
 from shared.settings import Settings
+from shared.signing import Signer
 from shared.store.port import JobStore
 
 WEB = Path(__file__).parent / "web"

@@ -88,6 +88,8 @@ _CORE: dict[type[errors.FarmError], tuple[int, str, dict[str, str]]] = {
     errors.JobNotFinished: (409, "job_not_finished", {}),
     errors.JobFinished: (409, "job_already_finished", {}),
     errors.ResultGone: (410, "result_gone", {}),
+    errors.SignatureWrong: (401, "invalid_api_key", CHALLENGE),
+    errors.UrlExpired: (403, "url_expired", {}),
 }
 
 

@@ -34,7 +34,7 @@ TOGETHER_S = 0.05  # after an outage subscriptions come back one by one: look on
 BATCH = 100  # jobs in one look: the server does nothing else meanwhile
 JOIN_S = 1.0  # a watcher waits so long for its subscription, then it looks without
 PROGRESS_S = 1.0  # least time between two words about the steps of one image
-PING_S = 15.0
+PING_S = 13.0  # by the tick after this one 15 s of silence are not over
 READERS = 8  # threads that read for all watchers: orders find others free
 BACKLOG = 16  # a client that reads too slowly loses what passes; stored events are read again
 
@@ -135,7 +135,7 @@ class Hub:
     async def run(self) -> None:
         """Listen and look until canceled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._live.run(self._hear, self._joined))
+            group.create_task(self._listen())
             group.create_task(self._tick())
 
     async def read(self, ask: Callable[..., T], *args: Any) -> T:
@@ -166,6 +166,14 @@ class Hub:
         for topic in self._topics.values():
             for watcher in topic.watchers:
                 watcher.look()
+
+    async def _listen(self) -> None:
+        while True:
+            try:
+                await self._live.run(self._hear, self._joined)
+            except Exception:
+                log.exception("listening_failed")
+            await asyncio.sleep(TICK_S)
 
     def _joined(self, jobs: Iterable[str]) -> None:
         for job in jobs:

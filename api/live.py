@@ -120,13 +120,12 @@ def _reason(error: Exception) -> str:
     return str(fault_of(error)) if isinstance(error, redis.RedisError) else type(error).__name__
 
 
-class MemoryLive:
-    """The same from a store in this process."""
+class Deaf:
+    """Hears nothing: the store alone tells, a little later."""
 
-    def __init__(self, store: MemoryEvents) -> None:
-        self._store = store
-        self._joined: Join = lambda jobs: None
+    def __init__(self) -> None:
         self._jobs: set[str] = set()
+        self._joined: Join = lambda jobs: None
 
     def add(self, job_id: str) -> None:
         self._jobs.add(job_id)
@@ -136,26 +135,26 @@ class MemoryLive:
         self._jobs.discard(job_id)
 
     async def run(self, hear: Hear, joined: Join) -> None:
+        self._joined = joined
+        joined(self._jobs)
+        await asyncio.get_running_loop().create_future()  # until canceled
+
+
+class MemoryLive(Deaf):
+    """What a store in this process says."""
+
+    def __init__(self, store: MemoryEvents) -> None:
+        super().__init__()
+        self._store = store
+
+    async def run(self, hear: Hear, joined: Join) -> None:
         loop = asyncio.get_running_loop()
 
         def heard(job: str, message: str) -> None:
             loop.call_soon_threadsafe(hear, job, message)
 
         self._store.listen(heard)
-        self._joined = joined
-        joined(self._jobs)
         try:
-            await loop.create_future()  # until canceled
+            await super().run(hear, joined)
         finally:
             self._store.unlisten(heard)
-
-
-class Deaf:
-    """Hears nothing: the store alone tells, a little later."""
-
-    def add(self, job_id: str) -> None: ...
-
-    def remove(self, job_id: str) -> None: ...
-
-    async def run(self, hear: Hear, joined: Join) -> None:
-        await asyncio.get_running_loop().create_future()

@@ -9,13 +9,12 @@ from fastapi.responses import Response, StreamingResponse
 
 from api.errors import Problem
 from api.farm import Farm
-from api.links import EXTENSIONS
 from api.negotiation import Unsatisfiable, byte_range, unchanged
-from api.views import CONTENT_TYPES
 from shared import images
 from shared.errors import ResultGone
 from shared.images import Format
 from shared.jobs import Job, JobImage, StoredResult
+from shared.links import CONTENT_TYPES, EXTENSIONS
 
 
 def picture(

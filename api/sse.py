@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from api.waiting import gone
+from api.prefer import gone
 
 MEDIA_TYPE = "text/event-stream"
 SEND_S = 30.0  # a client that reads nothing for so long has left

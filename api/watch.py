@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from itertools import chain
+from typing import TypeVar
 
 from api.hub import Hub, Topic, Watcher
 from api.live import Live
@@ -12,6 +13,8 @@ from shared.errors import StoreUnavailable
 from shared.events import Event, Passing, event_of
 from shared.jobs import Job
 from shared.store.port import JobStore
+
+T = TypeVar("T")
 
 
 class Watch:
@@ -72,6 +75,10 @@ class Watch:
                     if isinstance(said, Event) and said.is_final:
                         return
                 await watcher.woken()
+
+    async def read(self, ask: Callable[[], T]) -> T:
+        """Ask the store for one who waits: in threads of their own, so that orders find others free."""
+        return await self._hub().read(ask)
 
     async def _missed(
         self, hub: Hub, topic: Topic, watcher: Watcher, job_id: str

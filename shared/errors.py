@@ -12,12 +12,15 @@
     │   │   └── NotDurable            it took the order, but did not confirm that it stays
     │   └── ResultsUnavailable    the result store (S3 or a folder)
     ├── QueueFull             the model's queue holds as many renders as it may
+    ├── NotStored             only stored pictures were wanted, and one is not
     ├── IdempotencyConflict   the key was used for another order
     ├── JobNotFound
     ├── JobGone               it was there once; its record has expired
     ├── JobFinished           too late to cancel, or nothing to retry
     ├── JobNotFinished        too early to retry
     ├── ResultGone            the record is there, the picture is not
+    ├── SignatureWrong        a signed URL is not what was signed
+    ├── UrlExpired            it is, but too old
     └── RenderStopped         a render ended before its picture, and nobody is to blame
         ├── Canceled              nobody waits for it any more
         ├── LeaseLost             another worker may hold it now
@@ -89,6 +92,10 @@ class QueueFull(FarmError):
     """The queue is full; try again later."""
 
 
+class NotStored(FarmError):
+    """Not every picture of the order is stored already."""
+
+
 class IdempotencyConflict(FarmError):
     """This Idempotency-Key was used with another order."""
 
@@ -111,6 +118,14 @@ class JobNotFinished(FarmError):
 
 class ResultGone(FarmError):
     """The picture is no longer stored."""
+
+
+class SignatureWrong(FarmError):
+    """The signature does not fit this URL."""
+
+
+class UrlExpired(FarmError):
+    """This URL has expired; the job has a fresh one."""
 
 
 class RenderStopped(FarmError):

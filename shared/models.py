@@ -74,6 +74,11 @@ class ModelEntry(BaseModel):
         """True where the model was never trained: whatever it draws is noise."""
         return self.source.startswith("tiny:")
 
+    @property
+    def distilled(self) -> bool:
+        """True where the model was trained for few steps without guidance: more make it no better."""
+        return self.guidance_scale <= 1
+
     def predict_seconds(
         self, *, width: int, height: int, steps: int, guidance_scale: float
     ) -> float:
@@ -85,18 +90,27 @@ class ModelEntry(BaseModel):
         return self.step_seconds * (steps * passes + 2) * width * height / 2**20
 
 
+# What clients of other services ask for when nobody told them a name: the default model, unless an
+# entry of the farm is called so.
+DEFAULT_ALIASES = (
+    "dall-e-2", "dall-e-3", "gpt-image-1", "gpt-image-1-mini", "gpt-image-1.5", "gpt-image-2",
+    "chatgpt-image-latest", "stablediffusion",
+)  # fmt: skip
+
+
 class Catalog:
-    """The models of one farm; `find` folds aliases."""
+    """The models of one farm; `find` folds aliases, and `names` has them all."""
 
     def __init__(self, entries: list[ModelEntry], default: str) -> None:
         self.entries = {entry.id: entry for entry in entries}
-        self._names = {alias: entry for entry in entries for alias in (entry.id, *entry.aliases)}
+        self.names = {alias: entry for entry in entries for alias in (entry.id, *entry.aliases)}
         self.default = self.find(default)
+        self.names = dict.fromkeys(DEFAULT_ALIASES, self.default) | self.names
 
     def find(self, name: str) -> ModelEntry:
         """Raises InvalidOrder `model_not_found`."""
         try:
-            return self._names[name]
+            return self.names[name]
         except KeyError:
             known = ", ".join(self.entries)
             message = f"there is no model {name[:100]!r}; this farm knows: {known}"

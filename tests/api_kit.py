@@ -49,6 +49,7 @@ class FakeResults:
 
     def __init__(self) -> None:
         self.pictures: dict[tuple[str, str], bytes] = {}
+        self.objects: dict[str, bytes] = {}
 
     def put(self, result: StoredResult, png: bytes, details: dict[str, Any]) -> None:
         self.pictures[result.fingerprint, result.token] = png
@@ -68,6 +69,18 @@ class FakeResults:
 
     def check(self) -> None:
         pass
+
+    def put_object(self, name: str, data: bytes, content_type: str) -> None:
+        self.objects[name] = data
+
+    def get_object(self, name: str) -> bytes | None:
+        return self.objects.get(name)
+
+    def list_objects(self, folder: str) -> Iterator[str]:
+        return iter(sorted(name for name in self.objects if name.startswith(folder)))
+
+    def delete_object(self, name: str) -> None:
+        self.objects.pop(name, None)
 
 
 @dataclass

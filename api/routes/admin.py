@@ -9,18 +9,18 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from api.answers import JobView
-from api.auth import Admin
+from api.auth import Admin, Owner
 from api.door import again
 from api.errors import Problem, responses
 from api.farm import Farm, farm_of
 from api.reading import digest_retry
 from api.routes import get
-from api.routes.jobs import count
-from api.views import job_view, rfc3339
+from api.submitting import take
+from shared.answers import JobView
 from shared.errors import JobNotFound
 from shared.jobs import Job, JobStatus
 from shared.store.values import Poison
+from shared.views import job_view, rfc3339
 
 router = APIRouter(tags=["operations"])
 _REFUSALS = ("missing_api_key", "invalid_api_key", "admin_only", "store_unavailable")
@@ -46,7 +46,8 @@ def retry(request: Request, admin: Admin, render_id: str) -> dict[str, Any]:
     farm = farm_of(request)
     jobs = _remembered(farm, _find(farm, render_id))
     failed = (job for job in jobs if job.status is JobStatus.failed)
-    fresh = [_again(farm, old, render_id) for old in failed]
+    fresh = [_again(request, farm, admin, old, render_id) for old in failed]
+    request.state.job_id = None  # the answer is about many
     if all(job.done for job in jobs):  # else the others can be retried when they are
         farm.store.drop_poison(render_id)
     return {"object": "list", "data": [_view(request, farm, job) for job in fresh]}
@@ -83,14 +84,12 @@ def _remembered(farm: Farm, found: Poison) -> list[Job]:
     return jobs
 
 
-def _again(farm: Farm, old: Job, render_id: str) -> Job:
+def _again(request: Request, farm: Farm, admin: Owner, old: Job, render_id: str) -> Job:
     """One new job, however often this is asked: no client's key has a space in it."""
-    farm.drain.refuse_orders()
     key = (f"poison {render_id} {old.id}", digest_retry(old.id))
     entry = farm.catalog.find(old.input["model"])
-    submitted = farm.store.submit(again(old, entry, now=time.time(), idempotency=key))
-    count(farm, submitted)
-    return submitted.job
+    submission = again(old, entry, now=time.time(), idempotency=key)
+    return take(request, farm, admin, submission)[0].job
 
 
 def _view(request: Request, farm: Farm, job: Job) -> JobView:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from json import dumps
 from typing import Annotated
 
@@ -16,14 +17,15 @@ from api import sse
 from api.auth import CallerKey
 from api.errors import Problem, responses
 from api.farm import Farm, farm_of
-from api.links import events_path
 from api.negotiation import preferred
 from api.routes import get
+from api.shown import view_of
 from api.signed import Expiry, Signature, opener
-from api.views import image_view, view_of
 from shared.errors import JobNotFound, StoreUnavailable
 from shared.events import PING, Event, Passing, event_of
 from shared.jobs import Job
+from shared.links import events_path
+from shared.views import image_view
 
 router = APIRouter(tags=["jobs"])
 RETRY = b"retry: 2000\n\n"  # ms until a client that was cut off comes back
@@ -103,7 +105,7 @@ class _Follower:
                     )
                     continue
                 try:
-                    yield await to_thread.run_sync(self._told, said)
+                    yield await self.farm.watch.read(partial(self._told, said))
                 except (StoreUnavailable, JobNotFound):
                     return  # the client comes back for this event, or to hear that there is no job
 

@@ -10,12 +10,11 @@ from fastapi.responses import Response
 from api.auth import CallerKey
 from api.errors import Problem, responses
 from api.farm import farm_of
-from api.links import EXTENSIONS, file_path
 from api.pictures import picture
 from api.routes import get
 from api.signed import Expiry, Signature, opener
-from api.views import CONTENT_TYPES
 from shared.jobs import RenderState
+from shared.links import CONTENT_TYPES, EXTENSIONS, file_path
 
 router = APIRouter(tags=["files"])
 _KINDS = {extension: kind for kind, extension in EXTENSIONS.items()}

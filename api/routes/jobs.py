@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
 from typing import Annotated
@@ -10,24 +9,21 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header, Request
 from fastapi.responses import Response
 
-from api.answers import JobView
-from api.auth import Caller
+from api.auth import Caller, Owner
 from api.door import admit, again
 from api.errors import Problem, responses
 from api.farm import Farm, farm_of
-from api.reading import digest, digest_retry, json_body, parse
+from api.prefer import Prefer, answer
+from api.reading import digest, digest_retry, json_body, key_of, parse
 from api.routes import get
 from api.schemas import EXAMPLES, Limits, schema
-from api.views import shown
-from api.waiting import Prefer, answer
+from api.shown import shown
+from api.submitting import take
+from shared.answers import JobView
 from shared.jobs import Job
-from shared.store.values import (
-    Submission,
-    Submitted,
-)
+from shared.store.values import Submission
 
 router = APIRouter(tags=["jobs"])
-_IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,255}")
 _BODY = {
     "required": True,
     "content": {"application/json": {"schema": schema(), "examples": EXAMPLES}},
@@ -40,7 +36,7 @@ _BODY = {
     summary="Order images",
     openapi_extra={"requestBody": _BODY},
     responses={
-        200: {"model": JobView, "description": "Done: from the cache, or while you waited"},
+        200: {"model": JobView, "description": "Done already, from the cache"},
         202: {"model": JobView, "description": "Taken; ask `Location` again"},
         **responses(
             "invalid_json", "invalid_value", "missing_field", "unknown_field", "invalid_size",
@@ -66,10 +62,10 @@ async def submit(
             raise Problem(400, "unknown_field", "POST /jobs takes no query parameters", name)
         order = parse(body, Limits(farm.catalog, farm.settings.max_n))
         entry = farm.catalog.find(order.model) if order.model else farm.catalog.default
-        replay = None if idempotency_key is None else (_key(idempotency_key), digest(order))
+        replay = None if idempotency_key is None else (key_of(idempotency_key), digest(order))
         return admit(order, entry, owner, now=time.time(), idempotency=replay)
 
-    return await _taken(request, farm, submission)
+    return await _taken(request, farm, owner, submission)
 
 
 @get(
@@ -137,24 +133,24 @@ async def retry(
     def submission() -> Submission:
         farm.drain.refuse_orders()
         old = farm.find(request, job_id, owner)
-        replay = None if idempotency_key is None else (_key(idempotency_key), digest_retry(old.id))
+        replay = (
+            None if idempotency_key is None else (key_of(idempotency_key), digest_retry(old.id))
+        )
         entry = farm.catalog.find(old.input["model"])
         return again(old, entry, now=time.time(), idempotency=replay)
 
-    return await _taken(request, farm, submission)
+    return await _taken(request, farm, owner, submission)
 
 
-async def _taken(request: Request, farm: Farm, submission: Callable[[], Submission]) -> Response:
+async def _taken(
+    request: Request, farm: Farm, owner: Owner, submission: Callable[[], Submission]
+) -> Response:
     """The job that is ordered, as soon as it is done if the client waits for it."""
     headers: dict[str, str] = {}
 
     def submit() -> Job:
-        submitted = farm.store.submit(submission())
-        count(farm, submitted)
-        request.state.job_id = submitted.job.id
-        headers["Location"] = farm.links(request).job(submitted.job.id)
-        if submitted.replayed:
-            headers["Idempotent-Replayed"] = "true"
+        submitted, said = take(request, farm, owner, submission())
+        headers.update(said, Location=farm.links(request).job(submitted.job.id))
         return submitted.job
 
     return await answer(
@@ -163,17 +159,3 @@ async def _taken(request: Request, farm: Farm, submission: Callable[[], Submissi
         submit,
         lambda job: shown(request, farm, job, 200 if job.done else 202, headers),
     )
-
-
-def _key(given: str) -> str:
-    if not _IDEMPOTENCY_KEY.fullmatch(given):
-        detail = "Idempotency-Key must be 1 to 255 visible ASCII characters"
-        raise Problem(400, "invalid_idempotency_key", detail, "Idempotency-Key")
-    return given
-
-
-def count(farm: Farm, submitted: Submitted) -> None:
-    if not submitted.replayed:
-        farm.metrics.images.labels("hit").inc(submitted.hits)
-        farm.metrics.images.labels("attached").inc(submitted.attached)
-        farm.metrics.images.labels("new").inc(submitted.made)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 from shared.jobs import (
@@ -69,6 +70,10 @@ def encode_submission(submission: Submission, weight: float, max_queue: int) -> 
     if submission.idempotency:
         key, body = submission.idempotency
         fields["idempotency"] = {"key": key, "body": body}
+    if submission.stored_only:
+        fields["stored_only"] = True
+    if submission.attendance:
+        fields["attendance"] = asdict(submission.attendance)
     return fields
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from shared.errors import IdempotencyConflict, QueueFull
+from shared.errors import IdempotencyConflict, NotStored, QueueFull
 from shared.jobs import FINAL, LEASED, Render, RenderState
+from shared.store.attendance import Attendances
 from shared.store.ledger import Entry, JobEntry, Ledger
 from shared.store.values import (
     WEIGHTS,
@@ -16,10 +17,11 @@ from shared.store.values import (
 class Desk:
     """Where orders are taken: replay, cache, single-flight, pending, record."""
 
-    def __init__(self, ledger: Ledger, max_queue: int) -> None:
+    def __init__(self, ledger: Ledger, max_queue: int, attendances: Attendances) -> None:
         self._ledger = ledger
         self._max_queue = max_queue
-        self._idempotency: dict[tuple[str, str], tuple[str, str]] = {}
+        self._attendances = attendances
+        self.idempotency: dict[tuple[str, str], tuple[str, str]] = {}
 
     def take(self, submission: Submission) -> Submitted:
         job, orders = submission.job, submission.orders
@@ -27,7 +29,11 @@ class Desk:
             return earlier
         if job.id in self._ledger.jobs:
             return Submitted(self._ledger.snapshot(job.id))
+        if earlier := self._attach(submission):
+            return earlier
         answers = [self._answering(order, job.cache == "bypass") for order in orders]
+        if submission.stored_only and not all(a and a.render.state in FINAL for a in answers):
+            raise NotStored
         self._refuse_when_full(orders, answers)
         entry = self._remember(submission)
         self._ledger.history.emit(job.id, "job.queued")
@@ -37,6 +43,8 @@ class Desk:
             tally[how] += 1
         if tally["hit"] == len(orders):
             self._ledger.history.emit(job.id, "job.succeeded")
+        if submission.attendance and not self._ledger.snapshot(job.id).done:
+            self._attendances.hold(job.id, job.owner, submission.attendance)
         return Submitted(
             self._ledger.snapshot(job.id), False, tally["hit"], tally["attached"], tally["new"]
         )
@@ -45,13 +53,25 @@ class Desk:
         if not submission.idempotency:
             return None
         key, body = submission.idempotency
-        first = self._idempotency.setdefault((submission.job.owner, key), (submission.job.id, body))
+        first = self.idempotency.setdefault((submission.job.owner, key), (submission.job.id, body))
         if first[0] == submission.job.id or first[0] not in self._ledger.jobs:
-            self._idempotency[submission.job.owner, key] = (submission.job.id, body)
+            self.idempotency[submission.job.owner, key] = (submission.job.id, body)
             return None
         if first[1] != body:
             raise IdempotencyConflict
-        return Submitted(self._ledger.snapshot(first[0]), replayed=True)
+        if submission.attendance is None:  # whoever asks now will look again by himself
+            self._attendances.held_until.pop(first[0], None)
+        return self._join(first[0], submission)
+
+    def _attach(self, submission: Submission) -> Submitted | None:
+        by = submission.attendance
+        job = by and by.repeats and self._attendances.same_order(submission.job.owner, by.body)
+        return self._join(job, submission) if job else None
+
+    def _join(self, job_id: str, submission: Submission) -> Submitted:
+        if by := submission.attendance:
+            self._attendances.attend(job_id, by.client, by.gone_s)
+        return Submitted(self._ledger.snapshot(job_id), replayed=True)
 
     def _answering(self, order: Order, bypass: bool) -> Entry | None:
         entry = self._ledger.renders.get(self._ledger.current.get(order.fingerprint, ""))

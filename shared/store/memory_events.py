@@ -15,7 +15,7 @@ from shared.store.values import Pulse
 
 
 class MemoryEvents:
-    """See shared/store/port.py."""
+    """Part of MemoryJobStore; see shared/store/port.py."""
 
     _lock: RLock
     _ledger: Ledger

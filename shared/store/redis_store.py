@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from typing import cast
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, cast
 
 import redis
+from redis.commands.core import Script
 
-from shared.errors import IdempotencyConflict, JobFinished, JobNotFound, QueueFull
+from shared.errors import IdempotencyConflict, JobFinished, JobNotFound, NotStored, QueueFull
 from shared.jobs import Failure, Job, StoredResult
 from shared.keys import KEYS, queue_name
 from shared.store import codec
 from shared.store.address import connect as connect
 from shared.store.checks import faults_of
 from shared.store.durable import Durable
+from shared.store.faults import translated as _translated
+from shared.store.redis_attendance import RedisAttendance
 from shared.store.redis_events import RedisEvents
-from shared.store.redis_scripts import translated
-from shared.store.scripts import StoreConfig
+from shared.store.redis_index import RedisIndex
+from shared.store.scripts import SCRIPTS, StoreConfig, prelude, source
 from shared.store.server import look
 from shared.store.values import (
     WEIGHTS,
@@ -41,14 +44,22 @@ CONDEMNED_S = 86_400
 BATCH = 200
 
 
-class RedisJobStore(RedisEvents):
+class RedisJobStore(RedisAttendance, RedisEvents, RedisIndex):
     """See shared/store/port.py. Thread-safe."""
 
     def __init__(self, client: redis.Redis, config: StoreConfig) -> None:
-        super().__init__(client, config)
+        self._redis = client
+        self._config = config
+        self._scripts = {name: self._script(name) for name in SCRIPTS}
         self._durable = Durable(client, config.durability, config.durable_replicas)
 
-    @translated
+    def _script(self, name: str) -> Script:
+        return self._redis.register_script(prelude(self._config) + source("lib") + source(name))
+
+    def _run(self, script: str, *args: str | float) -> Any:
+        return self._scripts[script](args=args)
+
+    @_translated
     def submit(self, submission: Submission) -> Submitted:
         job = submission.job
         fields = codec.encode_submission(submission, WEIGHTS[job.priority], self._config.max_queue)
@@ -57,17 +68,19 @@ class RedisJobStore(RedisEvents):
             raise QueueFull
         if answer[0] == "conflict":
             raise IdempotencyConflict
+        if answer[0] == "not_stored":
+            raise NotStored
         how, seen, hits, attached, made = answer
         return Submitted(codec.decode_job(seen), how == "replayed", hits, attached, made)
 
-    @translated
+    @_translated
     def get(self, job_id: str) -> Job:
         seen = self._run("get", job_id)
         if seen is None:
             raise JobNotFound
         return codec.decode_job(seen)
 
-    @translated
+    @_translated
     def cancel(self, job_id: str) -> Job:
         how, *seen = self._run("cancel", job_id)
         if how == "missing":
@@ -76,27 +89,27 @@ class RedisJobStore(RedisEvents):
             raise JobFinished
         return codec.decode_job(seen[0])
 
-    @translated
+    @_translated
     def forget(self, fingerprint: str, render_id: str) -> None:
         self._run("forget", fingerprint, render_id)
 
-    @translated
+    @_translated
     def claim(self, pool: str, token: str, slot: str, worker: str, lease_s: float) -> Claim | None:
         answer = self._run("claim", pool, token, slot, worker, lease_s)
         return codec.decode_claim(answer) if answer else None
 
-    @translated
+    @_translated
     def renew(self, steps: Mapping[str, tuple[str, int]], lease_s: float) -> dict[str, Hold]:
         if not steps:
             return {}
         flat = [part for token, (render, step) in steps.items() for part in (token, render, step)]
         return dict(zip(steps, self._run("renew", lease_s, *flat), strict=True))
 
-    @translated
+    @_translated
     def storing(self, render_id: str, token: str, step: int) -> bool:
         return bool(self._run("storing", render_id, token, step))
 
-    @translated
+    @_translated
     def close(
         self,
         render_id: str,
@@ -111,7 +124,7 @@ class RedisJobStore(RedisEvents):
         what = (state, field, value, int(found), device_s, int(retryable))
         return codec.decode_closed(self._run("close", render_id, token, *what))
 
-    @translated
+    @_translated
     def release(
         self,
         render_id: str,
@@ -123,63 +136,64 @@ class RedisJobStore(RedisEvents):
     ) -> bool:
         return bool(self._run("release", render_id, token, int(lost), cause, detail))
 
-    @translated
+    @_translated
     def adopt(self, slot: str) -> Moved:
         return codec.decode_moved(self._run("adopt", slot))
 
-    @translated
+    @_translated
     def died(self, slot: str, cause: Cause) -> None:
         self._run("died", slot, cause)
 
-    @translated
+    @_translated
     def unwell(self, slot: str, token: str) -> None:
         self._run("unwell", slot, token)
 
-    @translated
+    @_translated
     def heartbeat(self, status: WorkerStatus, ttl_s: float) -> Standing:
         told = status.model_dump_json(exclude={"last_seen_at", "holding", "last_death"})
         order, unwell = self._run("heartbeat", status.name, ttl_s, told)
         return Standing(order == "drain", unwell)
 
-    @translated
+    @_translated
     def leave(self, name: str) -> None:
         self._redis.hdel(KEYS["workers"], name)
 
-    @translated
+    @_translated
     def reap(self) -> Moved:
         return codec.decode_moved(self._run("reap", BATCH))
 
-    @translated
+    @_translated
     def expire(self) -> Moved:
         return Moved(expired=tuple(self._run("expire", BATCH)))
 
-    @translated
+    @_translated
     def reconcile(self) -> int:
         return int(self._run("reconcile", FORGET_WORKER_S))
 
-    @translated
+    @_translated
     def audit(self) -> Moved:
         repaired: list[str] = []
         for batch in self._renders():
             repaired += self._run("audit", *batch)
         return Moved(requeued=tuple(repaired))
 
-    @translated
+    @_translated
     def poison(self) -> list[Poison]:
         return [codec.decode_poison(entry) for entry in self._run("poison")]
 
-    @translated
+    @_translated
     def drop_poison(self, render_id: str) -> bool:
         return bool(self._redis.zrem(KEYS["poison"], render_id))
 
-    @translated
+    @_translated
     def condemn(self, fingerprint: str, token: str) -> bool:
         return bool(self._run("condemn", fingerprint, token, CONDEMNED_S))
 
-    @translated
-    def results_in_use(self) -> set[str]:
+    @_translated
+    def results_in_use(self, but: Collection[str] = ()) -> set[str]:
         tokens: set[str] = set()
         for batch in self._renders():
+            batch = [render for render in batch if render not in but]
             pipe = self._redis.pipeline(transaction=False)
             for render in batch:
                 pipe.hget(KEYS["render"] + render, "result")
@@ -197,23 +211,23 @@ class RedisJobStore(RedisEvents):
         if batch:
             yield batch
 
-    @translated
+    @_translated
     def drain(self, name: str) -> None:
         self._redis.hset(KEYS["orders"], name, "drain")
 
-    @translated
+    @_translated
     def lift(self, name: str) -> bool:
         pipe = self._redis.pipeline(transaction=True)
         pipe.hdel(KEYS["orders"], name)
         pipe.delete(KEYS["unwell"] + name)
         return any(pipe.execute())
 
-    @translated
+    @_translated
     def workers(self) -> list[WorkerStatus]:
         now, *seen = self._run("workers")
         return sorted((codec.decode_worker(one, float(now)) for one in seen), key=_by_name)
 
-    @translated
+    @_translated
     def stats(self) -> Stats:
         pools = sorted(cast("set[str]", self._redis.smembers(KEYS["pools"])))
         pipe = self._redis.pipeline(transaction=False)
@@ -235,17 +249,17 @@ class RedisJobStore(RedisEvents):
             totals={outcome: int(count) for outcome, count in totals.items()},
         )
 
-    @translated
+    @_translated
     def secret(self, name: str, proposal: str) -> str:
         key = KEYS["secret"] + name
         self._redis.set(key, proposal, nx=True)
         return str(self._redis.get(key))
 
-    @translated
+    @_translated
     def faults(self) -> tuple[StoreFault, ...]:
         return faults_of(look(self._redis), self._config.durability)
 
-    @translated
+    @_translated
     def ping(self) -> None:
         self._redis.ping()
 

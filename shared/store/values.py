@@ -12,6 +12,7 @@ WEIGHTS = {"high": 4.0, "normal": 1.0, "low": 0.25}
 Hold = Literal["held", "cancel", "lost"]
 # Why a worker died, as far as anybody knows; `worker_lost` is all that is left to say.
 Cause = Literal["worker_lost", "container_memory", "device_fault", "deaf", "unwell"]
+ATTACH_S = 120.0  # so long a repeated request is answered with a job that has succeeded
 UNWELL_S = 3600  # how long it is remembered that a worker left because it was unwell
 
 
@@ -26,15 +27,52 @@ class Order:
 
 
 @dataclass(slots=True, frozen=True)
+class Attendance:
+    """A client that waits for its answer on an open connection, and may be cut off.
+
+    `client` names this wait; `gone_s` after it was last heard of, what is still queued is canceled.
+    `repeats`: the client says that it asks again, so a job of the same `body` (a hash) is its answer.
+    """
+
+    client: str
+    gone_s: float
+    body: str
+    repeats: bool = False
+
+
+@dataclass(slots=True, frozen=True)
+class OwnerLimits:
+    """What one owner may order; 0: no limit. Only what is queued counts, not what runs."""
+
+    submits_per_min: int = 0
+    max_queued: int = 0  # renders
+    max_queued_gpu_s: float = 0.0  # predicted
+
+
+@dataclass(slots=True, frozen=True)
 class Submission:
     """A job without images, and what to make for it; `idempotency` is (key, hash of the body).
 
     The store stamps its own clock: `created_at` is replaced, a deadline keeps its distance to it.
+    `weight` is the owner's, and multiplies that of the priority.
     """
 
     job: Job
     orders: Sequence[Order]
     idempotency: tuple[str, str] | None = None
+    attendance: Attendance | None = None
+    stored_only: bool = False  # refuse it unless every picture is stored already
+    limits: OwnerLimits = OwnerLimits()
+    weight: float = 1.0
+
+
+@dataclass(slots=True, frozen=True)
+class Rate:
+    """An owner's orders of a minute: how many are left, and seconds until all are there again."""
+
+    limit: int
+    remaining: int
+    reset_s: float
 
 
 @dataclass(slots=True, frozen=True)
@@ -44,6 +82,7 @@ class Submitted:
     hits: int = 0  # images that were stored already
     attached: int = 0  # images that another job is waiting for too
     made: int = 0  # new renders
+    rate: Rate | None = None  # None: no limit
 
 
 @dataclass(slots=True, frozen=True)
@@ -76,11 +115,12 @@ class Claim:
 
 @dataclass(slots=True, frozen=True)
 class Moved:
-    """What a chore changed, for its log line: render ids, or job ids for `expired`."""
+    """What a chore changed, for its log line: render ids; job ids for `expired`, `abandoned`."""
 
     requeued: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
     expired: tuple[str, ...] = ()
+    abandoned: tuple[str, ...] = ()
 
 
 @dataclass(slots=True, frozen=True)

@@ -1,6 +1,6 @@
 -- Put before every script. K (key prefixes), TICKET, TICKETS_MAX, MAX_LOSSES, MAX_RETRIES,
--- RETRY_PAUSE_S, RETENTION_S, IDEMPOTENCY_S, DEATH_S and UNWELL_S are set by the line above; the
--- schema is in shared/keys.py.
+-- RETRY_PAUSE_S, RETENTION_S, IDEMPOTENCY_S, DEATH_S, UNWELL_S and ATTACH_S are set by the line
+-- above; the schema is in shared/keys.py.
 -- Scripts run alone, so what one does is one step. All times are Redis' own.
 
 local call = redis.call
@@ -78,6 +78,11 @@ local function is_open(state)
   return state == 'queued' or leased(state)
 end
 
+-- To whoever listens to a job now. A server that lets us tell nobody must not stop the work.
+local function tell(job, message)
+  redis.pcall('PUBLISH', K.live .. job, message)
+end
+
 -- An event of a job: remembered as long as the job, and told to whoever listens now. Its number is
 -- its place in the list. `index` and `attempt` are the image's, if it is about one.
 local function emit(job, type, index, attempt)
@@ -86,7 +91,7 @@ local function emit(job, type, index, attempt)
     line = line .. ' ' .. index .. ' ' .. (attempt or 0)
   end
   local number = call('RPUSH', K.events .. job, line)
-  redis.pcall('PUBLISH', K.live .. job, number .. ' ' .. line) -- a user without channels: not told
+  tell(job, number .. ' ' .. line)
 end
 
 -- Whether somebody listens to a job.
@@ -103,7 +108,7 @@ local function tell_step(render, step)
     if heard(job) then
       steps = steps or cjson.decode(call('HGET', K.render .. render, 'spec')).steps
       local said = '{"type":"image.progress","index":%d,"step":%d,"steps":%d}'
-      call('PUBLISH', K.live .. job, said:format(index, step, steps))
+      tell(job, said:format(index, step, steps))
     end
   end
 end
@@ -131,6 +136,7 @@ local function finish_job(job)
     local state, fingerprint = unpack(call('HMGET', K.render .. render, 'state', 'fingerprint'))
     if state and not is_open(state) then -- another job waits for an open one, and outlives this
       call('EXPIRE', K.render .. render, RETENTION_S + 3600)
+      call('EXPIRE', K.users .. render, RETENTION_S + 3600)
       call('EXPIRE', K.current .. fingerprint, RETENTION_S)
     end
     local dropped = call('HGET', K.job .. job, 'drop:' .. index)
@@ -298,6 +304,129 @@ local function expire_due(limit)
     end
   end
   return jobs
+end
+
+-- The index of jobs by when they came: everybody's, and each owner's.
+local function index_job(job, owner, time)
+  call('ZADD', K.jobs, precise(time), job .. ' ' .. owner)
+  call('ZADD', K.owned .. owner, precise(time), job)
+end
+
+local function unindex_job(job, owner)
+  call('ZREM', K.jobs, job .. ' ' .. owner)
+  call('ZREM', K.owned .. owner, job)
+end
+
+-- Whether a job other than this one refers to a render. The one that it was made for stands in its
+-- hash, later ones in a set: the newest outlives the others as a rule, and those that are no longer
+-- remembered leave the set on the way, so this looks at little.
+local function others_use(render, job)
+  local first, state = unpack(call('HMGET', K.render .. render, 'job', 'state'))
+  if not first or is_open(state) then -- an older version made it, and did not say for whom
+    return true
+  end
+  if first ~= job and call('EXISTS', K.job .. first) == 1 then
+    return true
+  end
+  local users = K.users .. render
+  while true do
+    local newest = call('ZREVRANGE', users, 0, 0)[1]
+    if not newest then
+      return false
+    end
+    if newest ~= job and call('EXISTS', K.job .. newest) == 1 then
+      return true
+    end
+    call('ZREM', users, newest)
+  end
+end
+
+-- A client waits for the job on an open connection. A job that no such client ordered stays unheld:
+-- it is nobody's to abandon.
+local function attend(job, client, gone_s)
+  local key = K.job .. job
+  if call('EXISTS', key) == 1 then
+    local held_until = precise(now() + gone_s)
+    call('HSET', key, 'client:' .. client, held_until)
+    call('ZADD', K.attended, 'XX', 'GT', held_until, job)
+  end
+end
+
+-- Whether every client that waited for the job has left.
+local function is_alone(job)
+  local fields, time = call('HGETALL', K.job .. job), now()
+  for i = 1, #fields, 2 do
+    if fields[i]:sub(1, 7) == 'client:' and tonumber(fields[i + 1]) > time then
+      return false
+    end
+  end
+  return true
+end
+
+-- Whether a repeated request may be answered with the job: unfinished, or succeeded lately.
+local function is_attachable(job)
+  local open, renders, last, asked =
+    unpack(call('HMGET', K.job .. job, 'open', 'renders', 'created_at', 'cancel_requested_at'))
+  if not renders or asked then
+    return false
+  end
+  local index = 0
+  for render in renders:gmatch('%S+') do
+    local state, finished = unpack(call('HMGET', K.render .. render, 'state', 'finished_at'))
+    if call('HEXISTS', K.job .. job, 'drop:' .. index) == 1 or not (state == 'succeeded' or is_open(state or '')) then
+      return false
+    end
+    last = math.max(tonumber(last), tonumber(finished or 0))
+    index = index + 1
+  end
+  return tonumber(open) > 0 or last >= now() - ATTACH_S
+end
+
+-- The job that a repeated request means: one whose client has left, else the oldest. Looks at 64.
+local function same_order(owner, body)
+  local key, oldest = K.attach .. owner .. ':' .. body, nil
+  for _, job in ipairs(call('ZRANGE', key, 0, 63)) do
+    if not is_attachable(job) then
+      call('ZREM', key, job)
+    elseif is_alone(job) then
+      return job
+    else
+      oldest = oldest or job
+    end
+  end
+  return oldest
+end
+
+-- Each order remembered looks at the two oldest, so the list holds little more than what is open.
+local function remember_order(owner, body, job)
+  local key = K.attach .. owner .. ':' .. body
+  call('ZADD', key, precise(now()), job)
+  call('EXPIRE', key, IDEMPOTENCY_S)
+  for _, old in ipairs(call('ZRANGE', key, 0, 1)) do
+    if not is_attachable(old) then
+      call('ZREM', key, old)
+    end
+  end
+end
+
+-- The job's queued images are canceled; what runs goes on. If any was, its idempotency key is free
+-- again. Answers how many.
+local function abandon(job)
+  local canceled, index = 0, 0
+  for render in (call('HGET', K.job .. job, 'renders') or ''):gmatch('%S+') do
+    local waits = call('SISMEMBER', K.waiters .. render, job .. ':' .. index) == 1
+    if waits and call('HGET', K.render .. render, 'state') == 'queued' then
+      drop_image(job, index, render, 'canceled')
+      canceled = canceled + 1
+    end
+    index = index + 1
+  end
+  call('ZREM', K.attended, job)
+  local idem = call('HGET', K.job .. job, 'idem')
+  if canceled > 0 and idem and (call('GET', idem) or ''):match('^%S+') == job then
+    call('DEL', idem)
+  end
+  return canceled
 end
 
 -- The id of a job's newest event, as shared/events.py spells it; '' where it has none.

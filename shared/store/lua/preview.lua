@@ -9,7 +9,7 @@ for _, waiter in ipairs(call('SMEMBERS', K.waiters .. render)) do
   local ordered = tonumber(call('HGET', K.job .. job, 'previews') or 0)
   if tonumber(number) < ordered and heard(job) then
     local said = '{"type":"image.preview","index":%d,"partial_image_index":%d,"b64_json":"%s"}'
-    call('PUBLISH', K.live .. job, said:format(index, number, data))
+    tell(job, said:format(index, number, data))
   end
 end
 return 1

@@ -1,7 +1,7 @@
 -- The whole order in one step: replay, cache, single-flight, pending, tickets, record.
 -- ARGV: JSON {job, owner, priority, weight, version, record, deadline_s, bypass, max_queue, previews,
---             idempotency: {key, body}, images: [{render, fingerprint, pool, spec, cost}]}
--- Answers {'ok' | 'replayed', snapshot, hits, attached, made} or {'full' | 'conflict'}.
+--             idempotency: {key, body}, attendance: {client, gone_s, body, repeats}, stored_only, images: [{render, fingerprint, pool, spec, cost}]}
+-- Answers {'ok' | 'replayed', snapshot, hits, attached, made} or {'full' | 'conflict' | 'not_stored'}.
 
 local order = cjson.decode(ARGV[1])
 local given = order.idempotency
@@ -13,11 +13,23 @@ if idem then
     if body ~= given.body then
       return { 'conflict' }
     end
+    if order.attendance then
+      attend(job, order.attendance.client, order.attendance.gone_s)
+    else
+      call('ZREM', K.attended, job) -- whoever asks now will look again by himself
+    end
     return { 'replayed', snapshot(job), 0, 0, 0 }
   end
 end
 if call('EXISTS', K.job .. order.job) == 1 then -- this very call, repeated
   return { 'ok', snapshot(order.job), 0, 0, 0 }
+end
+if order.attendance and order.attendance.repeats then
+  local job = same_order(order.owner, order.attendance.body)
+  if job then
+    attend(job, order.attendance.client, order.attendance.gone_s)
+    return { 'replayed', snapshot(job), 0, 0, 0 }
+  end
 end
 
 -- Which render answers an image: one that succeeded, or one that somebody still waits for.
@@ -50,6 +62,9 @@ for _, image in ipairs(order.images) do
     fresh[image.pool] = (fresh[image.pool] or 0) + 1
   end
 end
+if order.stored_only and tally.hit < #order.images then
+  return { 'not_stored' }
+end
 for pool, more in pairs(fresh) do
   if call('ZCARD', K.pending .. pool) + more > order.max_queue then
     return { 'full' }
@@ -69,6 +84,7 @@ for index, image in ipairs(order.images) do
 end
 call('HSET', key, 'record', order.record, 'owner', order.owner, 'created_at', precise(time),
   'open', open, 'renders', table.concat(renders, ' '))
+index_job(order.job, order.owner, time)
 emit(order.job, 'job.queued')
 if order.previews > 0 then
   call('HSET', key, 'previews', order.previews)
@@ -79,12 +95,22 @@ if order.deadline_s then
 end
 if idem then
   call('SET', idem, order.job .. ' ' .. given.body, 'EX', IDEMPOTENCY_S)
+  call('HSET', key, 'idem', idem)
+end
+if order.attendance and open > 0 then
+  local client = order.attendance
+  call('ZADD', K.attended, precise(time + client.gone_s), order.job)
+  attend(order.job, client.client, client.gone_s)
 end
 
 for index, image in ipairs(order.images) do
   local render = K.render .. image.answer
   local rate = tonumber(call('GET', K.rate .. image.pool) or 1)
   local charge = image.cost * rate / order.weight
+  if image.how ~= 'new' then
+    call('ZADD', K.users .. image.answer, precise(time), order.job)
+    call('PERSIST', K.users .. image.answer)
+  end
   if image.how == 'hit' then
     call('PERSIST', render) -- until this job is final too
     call('PERSIST', K.current .. image.fingerprint)
@@ -96,7 +122,8 @@ for index, image in ipairs(order.images) do
       call('SADD', K.pools, image.pool)
       call('HSET', render, 'fingerprint', image.fingerprint, 'pool', image.pool, 'spec', image.spec,
         'state', 'queued', 'attempt', 0, 'losses', 0, 'step', 0, 'wanted', 0,
-        'queued_at', precise(time), 'cost', precise(image.cost), 'version', order.version)
+        'queued_at', precise(time), 'cost', precise(image.cost), 'version', order.version,
+        'job', order.job)
       enqueue(image.pool, image.answer, flow, charge)
       if order.bypass then
         call('HSET', render, 'fresh', 1)
@@ -126,6 +153,9 @@ for index, image in ipairs(order.images) do
 end
 for pool in pairs(fresh) do
   top_up(pool)
+end
+if order.attendance and open > 0 then
+  remember_order(order.owner, order.attendance.body, order.job) -- last: it looks at the renders
 end
 if open == 0 then
   finish_job(order.job)

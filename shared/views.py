@@ -2,41 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
-import time
 from datetime import UTC, datetime
 
-from fastapi import Request
-from fastapi.responses import Response
-
-from api.answers import ImageView, JobView, MetricsView, ProgressView, StepsView, UrlsView
-from api.farm import Farm
-from api.links import Links
-from api.negotiation import unchanged
-from shared.images import Format
+from shared.answers import ImageView, JobView, MetricsView, ProgressView, StepsView, UrlsView
 from shared.jobs import FINAL, OPEN, Job, JobImage, RenderState
+from shared.links import CONTENT_TYPES, Links
 
-CONTENT_TYPES: dict[Format, str] = {"png": "image/png", "webp": "image/webp", "jpeg": "image/jpeg"}
 _ON_DEVICE = ("text", "denoise", "decode")
-
-
-def shown(request: Request, farm: Farm, job: Job, status: int, headers: dict[str, str]) -> Response:
-    """The Job, with a weak ETag of its body; 304 where the client has just this."""
-    view = view_of(request, farm, job)
-    body = view.model_dump_json().encode()
-    headers["ETag"] = f'W/"{hashlib.sha256(body).hexdigest()[:32]}"'
-    if not view.done:
-        headers["Retry-After"] = str(retry_after_s(view))
-    if request.method != "POST" and status == 200 and unchanged(request.headers, headers["ETag"]):
-        return Response(status_code=304, headers=headers)
-    return Response(body, status, headers, "application/json")
-
-
-def view_of(request: Request, farm: Farm, job: Job) -> JobView:
-    """The job as this request sees it now. Raises StoreUnavailable as `job_view` does."""
-    retention_s = farm.settings.job_retention_s
-    return job_view(job, farm.links(request), now=time.time(), retention_s=retention_s)
 
 
 def job_view(job: Job, links: Links, *, now: float, retention_s: float) -> JobView:
@@ -68,18 +40,9 @@ def job_view(job: Job, links: Links, *, now: float, retention_s: float) -> JobVi
         cancel_requested_at=_time(job.cancel_requested_at),
         expires_at=_time(None if finished is None else finished + retention_s),
         urls=UrlsView(
-            self=here,
-            events=links.events(job.id),
-            result=f"{here}/result",
-            cancel=f"{here}/cancel",
+            self=here, events=links.events(job.id), result=f"{here}/result", cancel=f"{here}/cancel"
         ),
     )
-
-
-def retry_after_s(view: JobView) -> int:
-    """When to ask again: 1..10 s."""
-    guess = view.eta_s if view.eta_s is not None else (view.queue_position or 0) + 1
-    return max(1, min(10, math.ceil(guess)))
 
 
 def rfc3339(seconds: float) -> str:

@@ -1,0 +1,73 @@
+"""Who gets what from every route: one line for each. A route without a line fails the test.
+
+A line is `"METHOD /path": kind(status for whom it is open, body=..., ...)`. The kinds:
+
+`free`       no key is asked for
+`keyed`      any key with the scope that the method needs: GET and HEAD `read`, all others `submit`
+`about_job`  the same, and another owner's job is 404
+`for_admin`  a key with the scope `admin`
+
+`{job_id}` becomes a job of the owner, `{name}` becomes the value of that name in `PLACES`. The line of
+a path holds for its `/v1` spelling, and the line of a GET for its HEAD.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+SECRET = "a vixen nobody else knows of"  # the prompt of the owner's job
+ORDER = {"prompt": SECRET, "seed": 1, "width": 64, "height": 64}
+PLACES = {
+    "model_id": "tiny", "index": "0", "extension": "png", "render_id": "no-render",
+    "name": "worker-0",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Line:
+    """`job` says whether the owner's job has finished when the route is asked."""
+
+    kind: Literal["free", "keyed", "about_job", "for_admin"]
+    status: int = 200
+    body: Any = None
+    job: Literal["done", "queued"] = "done"
+    query: str = ""
+
+
+free = partial(Line, "free")
+keyed = partial(Line, "keyed")
+about_job = partial(Line, "about_job")
+for_admin = partial(Line, "for_admin")
+
+LINES = {
+    # jobs
+    "POST /jobs": keyed(202, body={"prompt": "another fox"}),
+    "GET /jobs/{job_id}": about_job(),
+    "POST /jobs/{job_id}/cancel": about_job(job="queued"),
+    "POST /jobs/{job_id}/retry": about_job(409),
+    "GET /jobs/{job_id}/result": about_job(),
+    "GET /files/{job_id}/{index}.{extension}": about_job(),
+    # models
+    "GET /models": keyed(),
+    "GET /models/{model_id:path}": keyed(),
+    # operations
+    "GET /healthz": free(),
+    "GET /readyz": free(),
+    "GET /status": free(),
+    "GET /metrics": free(),
+    "GET /errors": free(),
+    "GET /poison": for_admin(),
+    "POST /poison/{render_id}/retry": for_admin(404),
+    "DELETE /poison/{render_id}": for_admin(404),
+    "GET /workers": for_admin(),
+    "POST /workers/{name:path}/drain": for_admin(),
+    "POST /workers/{name:path}/release": for_admin(),
+    # pages
+    "GET /": free(),
+    "GET /web": free(query="/app.js"),
+    "GET /docs": free(),
+    "GET /docs/oauth2-redirect": free(),
+    "GET /openapi.json": free(),
+}
