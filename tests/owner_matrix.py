@@ -47,6 +47,7 @@ LINES = {
     "GET /jobs/{job_id}": about_job(),
     "POST /jobs/{job_id}/cancel": about_job(job="queued"),
     "POST /jobs/{job_id}/retry": about_job(409),
+    "GET /jobs/{job_id}/events": about_job(),
     "GET /jobs/{job_id}/result": about_job(),
     "GET /files/{job_id}/{index}.{extension}": about_job(),
     # webhooks

@@ -56,11 +56,12 @@ class Parcels:
     totals: Counter[str] = field(default_factory=Counter)
 
     def post(self, job_id: str, type: str, index: int | None = None) -> None:
-        job = self.ledger.jobs[job_id].job
-        if job.webhook is None or type not in job.webhook.events:
+        entry = self.ledger.jobs.get(job_id)
+        if entry is None or entry.job.webhook is None or type not in entry.job.webhook.events:
             return
+        job, webhook = entry.job, entry.job.webhook
         name, now = type if index is None else f"{type}:{index}", self.ledger.now()
-        parcel = Parcel(job_id, name, job.owner, job.webhook.lane, now, now)
+        parcel = Parcel(job_id, name, job.owner, webhook.lane, now, now)
         self.parcels.setdefault((job_id, name), parcel)
 
     def next(self) -> Parcel | None:
