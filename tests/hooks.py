@@ -25,7 +25,8 @@ def hooked(url: str = URL, events: tuple[str, ...] = FINAL_EVENTS, **fields: Any
     webhook = Webhook.model_validate(
         {"url": url, "events": events, "lane": take_apart(url).origin, "base": BASE}
     )
-    return replace(plain, job=plain.job.model_copy(update={"webhook": webhook}))
+    said = {**plain.job.input, "model": "tiny", "prompt": "a fox", "output_format": "png"}
+    return replace(plain, job=plain.job.model_copy(update={"webhook": webhook, "input": said}))
 
 
 def ended(store: JobStore, order: Submission | None = None) -> str:

@@ -36,8 +36,16 @@ class Courier:
     """Starts with `start`, ends with `stop`; in between it needs nobody."""
 
     def __init__(
-        self, store: JobStore, outbound: Outbound, links: Callable[[str], Links], retention_s: float
+        self,
+        store: JobStore,
+        outbound: Outbound,
+        links: Callable[[str], Links],
+        retention_s: float,
+        *,
+        lease_s: float = LEASE_S,
     ) -> None:
+        """`links`: those of the farm, from how a client spells its URL; times in seconds."""
+        self._lease_s = lease_s
         self._store = store
         self._outbound = outbound
         self._links = links
@@ -48,11 +56,14 @@ class Courier:
         self._dispatcher = Thread(target=self._dispatch, name="webhooks", daemon=True)
 
     @staticmethod
-    def of(settings: Settings, store: JobStore) -> Courier:
+    def of(settings: Settings, store: JobStore, *, lease_s: float = LEASE_S) -> Courier:
         """Raises SettingsError."""
         signer = Signer(settings, store)
         outbound = Outbound(trusted_hosts(settings), trust(settings.webhook_ca_file))
-        return Courier(store, outbound, lambda base: Links(base, signer), settings.job_retention_s)
+        retention_s = settings.job_retention_s
+        return Courier(
+            store, outbound, lambda base: Links(base, signer), retention_s, lease_s=lease_s
+        )
 
     def start(self) -> None:
         self._dispatcher.start()
@@ -83,7 +94,9 @@ class Courier:
 
     def _claim(self) -> list[Delivery]:
         free = SLOTS - self._under_way
-        return self._store.claim_deliveries(f"courier {ULID()}", free, LEASE_S) if free else []
+        return (
+            self._store.claim_deliveries(f"courier {ULID()}", free, self._lease_s) if free else []
+        )
 
     def _rest(self, seconds: float) -> None:
         """Until a slot becomes free, or for so long."""
@@ -99,31 +112,39 @@ class Courier:
     def _carry(self, delivery: Delivery) -> None:
         try:
             self.deliver(delivery)
+        except JobNotFound:
+            pass  # the store drops what belongs to no job
         except StoreUnavailable as error:  # its lease ends, and it is tried again
             event(log, "unsettled", logging.WARNING, delivery=delivery.id, reason=str(error))
-        except Exception:
-            log.exception("internal error in delivery %s", delivery.id)
         finally:
             with self._changed:
                 self._under_way -= 1
                 self._changed.notify_all()
 
     def deliver(self, delivery: Delivery) -> None:
-        """One attempt, and its note in the store. Raises StoreUnavailable."""
+        """One attempt, and its note in the store. Raises StoreUnavailable, JobNotFound."""
         try:
-            job = self._store.get(delivery.job_id)
-        except JobNotFound:
-            return  # the store drops what belongs to no job
-        webhook = job.webhook
-        body = self._body(job, webhook, delivery) if webhook else None
-        if webhook is None or body is None:  # somebody else holds it by now
+            attempt = self._try(delivery)
+        except (StoreUnavailable, JobNotFound):
+            raise
+        except Exception:
+            log.exception("internal error in delivery %s", delivery.id)
+            attempt = Attempt(error="internal error of the farm", ms=0)
+        if attempt is None:  # somebody else holds it by now
             return
-        started = time.monotonic()
-        status, error = self._post(webhook.url, delivery, body)
-        attempt = Attempt(status=status, error=error, ms=round((time.monotonic() - started) * 1000))
-        state, pause = verdict(status, delivery.tries + 1)
+        state, pause = verdict(attempt.status, delivery.tries + 1)
         if self._store.settle_delivery(delivery, attempt, state, pause):
             _note(delivery, attempt, state)
+
+    def _try(self, delivery: Delivery) -> Attempt | None:
+        job = self._store.get(delivery.job_id)
+        webhook = job.webhook
+        body = self._body(job, webhook, delivery) if webhook else None
+        if webhook is None or body is None:
+            return None
+        started = time.monotonic()
+        status, error = self._post(webhook.url, delivery, body)
+        return Attempt(status=status, error=error, ms=round((time.monotonic() - started) * 1000))
 
     def _body(self, job: Job, webhook: Webhook, delivery: Delivery) -> str | None:
         """The same for every attempt: made at the first, and stored before it is sent."""
