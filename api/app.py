@@ -18,7 +18,7 @@ from api.drain import Drain, LastAnswer
 from api.errors import Problem, add_schema, problem_of, respond
 from api.farm import Farm, answers, remembered
 from api.middleware import BodyLimit, RequestLog
-from api.routes import admin, files, get, jobs, models, ops, workers
+from api.routes import admin, files, get, index, jobs, methods_at, models, ops, workers
 from api.routes import results as result_routes
 from shared.errors import FarmError
 from shared.metrics import ApiMetrics, StoreCollector
@@ -82,7 +82,7 @@ def create_app(
 
 
 def _add_routes(app: FastAPI) -> None:
-    for router in (jobs.router, result_routes.router, files.router, models.router):
+    for router in (jobs.router, index.router, result_routes.router, files.router, models.router):
         app.include_router(router)
         app.include_router(router, prefix="/v1", include_in_schema=False)
     app.include_router(ops.router)
@@ -106,6 +106,9 @@ def _page() -> FileResponse:
 
 
 async def _answer(request: Request, error: Exception) -> Response:
+    if isinstance(error, HTTPException) and error.status_code == 405:
+        methods = methods_at(request.app.routes, request.url.path)
+        error.headers = {"Allow": ", ".join(methods)} if methods else error.headers
     return respond(request, problem_of(error))
 
 

@@ -88,3 +88,13 @@ class JobView(View):
     cancel_requested_at: str | None
     expires_at: str | None
     urls: UrlsView
+
+
+class JobPageView(View):
+    """Jobs, and where the pages beside this one begin."""
+
+    object: Literal["list"] = "list"
+    data: list[JobView]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
