@@ -31,6 +31,7 @@ from shared.store.port import JobStore
 WEB = Path(__file__).parent / "web"
 STORAGE_CHECK_S = 5.0
 STORE_CHECK_S = 30.0
+WORKERS_S = 1.0
 _PAGE = {
     "Cache-Control": "no-cache",
     "Content-Security-Policy": (
@@ -71,6 +72,7 @@ def create_app(
         storage_answers=remembered(lambda: answers(results.check), STORAGE_CHECK_S),
         store_faults=remembered(store.faults, STORE_CHECK_S),
         drain=Drain(settings.api_drain_s),
+        workers=remembered(store.workers, WORKERS_S),
     )
     _add_routes(app)
     for kind in (HTTPException, RequestValidationError, FarmError, Problem):

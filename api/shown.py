@@ -12,6 +12,7 @@ from fastapi.responses import Response
 from api.farm import Farm
 from api.negotiation import unchanged
 from shared.answers import JobView
+from shared.eta import Crew
 from shared.jobs import Job
 from shared.views import job_view
 
@@ -30,8 +31,19 @@ def shown(request: Request, farm: Farm, job: Job, status: int, headers: dict[str
 
 def seen(request: Request, farm: Farm, job: Job) -> JobView:
     """The job as it is now. Raises StoreUnavailable."""
-    retention_s = farm.settings.job_retention_s
-    return job_view(job, farm.links(request), now=time.time(), retention_s=retention_s)
+    return job_view(
+        job,
+        farm.links(request),
+        now=time.time(),
+        retention_s=farm.settings.job_retention_s,
+        crew=crew_of(farm, job),
+    )
+
+
+def crew_of(farm: Farm, job: Job) -> Crew:
+    """The workers that a job with queued images waits for. Raises StoreUnavailable."""
+    waiting = [image.render.pool for image in job.images if image.position is not None]
+    return Crew.of(waiting[0], farm.workers()) if waiting else Crew()
 
 
 def retry_after_s(view: JobView) -> int:
