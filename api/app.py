@@ -18,7 +18,21 @@ from api.drain import Drain, LastAnswer
 from api.errors import Problem, add_schema, problem_of, respond
 from api.farm import Farm, answers, remembered
 from api.middleware import BodyLimit, RequestLog
-from api.routes import admin, files, get, index, jobs, methods_at, models, ops, workers
+from api.routes import (
+    admin,
+    files,
+    get,
+    index,
+    inputs,
+    jobs,
+    methods_at,
+    models,
+    openai,
+    ops,
+    sdapi,
+    txt2img,
+    workers,
+)  # fmt: skip
 from api.routes import results as result_routes
 from shared.errors import FarmError
 from shared.metrics import ApiMetrics, StoreCollector
@@ -84,9 +98,16 @@ def create_app(
 
 
 def _add_routes(app: FastAPI) -> None:
-    for router in (jobs.router, index.router, result_routes.router, files.router, models.router):
+    for router in (
+        jobs.router, index.router, result_routes.router, files.router, models.router, inputs.router
+    ):  # fmt: skip
         app.include_router(router)
         app.include_router(router, prefix="/v1", include_in_schema=False)
+    for router in (openai.router, txt2img.router):
+        app.include_router(router, include_in_schema=False)
+        app.include_router(router, prefix="/v1")
+    app.include_router(openai.azure)
+    app.include_router(sdapi.router)
     app.include_router(ops.router)
     app.include_router(admin.router)
     app.include_router(workers.router)
@@ -124,6 +145,6 @@ def _version() -> str:
 _ABOUT = """\
 Order images of Stable Diffusion 3.5, look at the job, fetch the pictures.
 
-Everything under `/jobs`, `/files` and `/models` answers under `/v1` too.
+Everything under `/jobs`, `/inputs`, `/files` and `/models` answers under `/v1` too.
 Every fault is `application/problem+json`; `GET /errors` lists the codes.
 """

@@ -63,7 +63,7 @@ def eta_s(job: Job, crew: Crew, now: float) -> float | None:
 def steps_done(image: JobImage) -> int:
     """The last steps are not reported once the picture is being stored."""
     finished = image.status in (RenderState.storing, RenderState.succeeded)
-    return image.render.spec.steps if finished else image.render.step
+    return image.render.spec.steps_to_run if finished else image.render.step
 
 
 def _queued_s(image: JobImage, crew: Crew) -> float | None:
@@ -81,5 +81,5 @@ def _left_s(image: JobImage, now: float) -> float | None:
         return None
     run_s = max(0.0, now - render.started_at)
     if step:
-        return run_s / step * (render.spec.steps - step)
+        return run_s / step * (render.spec.steps_to_run - step)
     return None if image.rate is None else max(0.0, render.cost_s * image.rate - run_s)

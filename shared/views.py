@@ -67,7 +67,7 @@ def _image(job: Job, image: JobImage, links: Links) -> ImageView:
         fingerprint=render.fingerprint,
         cached=image.cached,
         attempt=render.attempt,
-        progress=StepsView(step=steps_done(image), steps=render.spec.steps),
+        progress=StepsView(step=steps_done(image), steps=render.spec.steps_to_run),
         url=links.file(job.id, image.index, kind) if stored else None,
         content_type=CONTENT_TYPES[kind] if stored else None,
         bytes=stored and stored.size_bytes,
@@ -79,7 +79,9 @@ def _image(job: Job, image: JobImage, links: Links) -> ImageView:
 
 
 def _progress(job: Job) -> ProgressView:
-    parts = [1.0 if i.status in FINAL else steps_done(i) / i.render.spec.steps for i in job.images]
+    parts = [
+        1.0 if i.status in FINAL else steps_done(i) / i.render.spec.steps_to_run for i in job.images
+    ]
     return ProgressView(
         images_done=sum(image.status in FINAL for image in job.images),
         images=len(parts),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from typing import Annotated
 
@@ -14,19 +13,23 @@ from api.door import admit, again
 from api.errors import Problem, responses
 from api.estimates import estimate
 from api.farm import Farm, farm_of
-from api.reading import digest, digest_retry, json_body, parse
+from api.inputs import keep_inputs, receive
+from api.multipart import Body, order_body
+from api.reading import digest, digest_retry, key_of, parse
 from api.routes import get
-from api.schemas import EXAMPLES, Limits, schema
+from api.schemas import EXAMPLES, Limits, form_schema, schema
 from api.shown import shown
 from api.submitting import take
 from shared.answers import EstimateView, JobView
 from shared.store.values import Submission
 
 router = APIRouter(tags=["jobs"])
-_IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,255}")
 _BODY = {
     "required": True,
-    "content": {"application/json": {"schema": schema(), "examples": EXAMPLES}},
+    "content": {
+        "application/json": {"schema": schema(), "examples": EXAMPLES},
+        "multipart/form-data": {"schema": form_schema()},
+    },
 }
 
 
@@ -43,8 +46,8 @@ _BODY = {
         202: {"model": JobView, "description": "Taken; ask `Location` again"},
         **responses(
             "invalid_json", "invalid_value", "missing_field", "unknown_field", "invalid_size",
-            "conflicting_fields", "model_not_found", "unsupported_for_model",
-            "invalid_idempotency_key", "missing_api_key", "invalid_api_key", "body_too_large",
+            "conflicting_fields", "model_not_found", "unsupported_for_model", "invalid_image",
+            "inputs_busy", "invalid_idempotency_key", "missing_api_key", "invalid_api_key", "body_too_large",
             "unsupported_media_type", "idempotency_key_reused", "draining", "queue_full",
             "store_unavailable",
         ),
@@ -53,7 +56,7 @@ _BODY = {
 def submit(
     request: Request,
     owner: Caller,
-    body: Annotated[bytes, Depends(json_body)],
+    body: Annotated[Body, Depends(order_body)],
     idempotency_key: Annotated[str | None, Header()] = None,
     dry_run: Annotated[
         bool, Query(description="Take nothing: say what it would cost and when it would be done")
@@ -65,8 +68,9 @@ def submit(
         raise Problem(400, "unknown_field", "POST /jobs knows only dry_run", name)
     order = parse(body, Limits(farm.catalog, farm.settings.max_n))
     entry = farm.catalog.find(order.model) if order.model else farm.catalog.default
-    replay = None if idempotency_key is None else (_key(idempotency_key), digest(order))
-    submission = admit(order, entry, owner, now=time.time(), idempotency=replay)
+    order, given = receive(farm, owner, order, keep=not dry_run)
+    replay = None if idempotency_key is None else (key_of(idempotency_key), digest(order))
+    submission = admit(order, entry, owner, now=time.time(), idempotency=replay, given=given)
     if dry_run:
         estimated = estimate(farm, submission).model_dump_json()
         return Response(estimated, 200, media_type="application/json")
@@ -131,8 +135,9 @@ def retry(
     farm = farm_of(request)
     farm.drain.refuse_orders()
     old = farm.find(request, job_id, owner)
-    replay = None if idempotency_key is None else (_key(idempotency_key), digest_retry(old.id))
+    replay = None if idempotency_key is None else (key_of(idempotency_key), digest_retry(old.id))
     entry = farm.catalog.find(old.input["model"])
+    keep_inputs(farm, old)
     submission = again(old, entry, now=time.time(), idempotency=replay)
     return _taken(request, farm, owner, submission)
 
@@ -141,10 +146,3 @@ def _taken(request: Request, farm: Farm, owner: Owner, submission: Submission) -
     submitted, headers = take(request, farm, owner, submission)
     headers["Location"] = farm.links(request).job(submitted.job.id)
     return shown(request, farm, submitted.job, 200 if submitted.job.done else 202, headers)
-
-
-def _key(given: str) -> str:
-    if not _IDEMPOTENCY_KEY.fullmatch(given):
-        detail = "Idempotency-Key must be 1 to 255 visible ASCII characters"
-        raise Problem(400, "invalid_idempotency_key", detail, "Idempotency-Key")
-    return given

@@ -33,7 +33,7 @@ class JobStore(Protocol):
         """Take the whole job in one step: replay, cache, single-flight, pending, tickets, record.
 
         When it returns the job is as safe as the store was told to make it. Raises QueueFull,
-        IdempotencyConflict, and NotDurable: it may have been taken, but nobody promises that it
+        IdempotencyConflict, NotStored, and NotDurable: it may have been taken, but nobody promises that it
         stays; the same order with the same idempotency key is safe. O(n log queued).
         """
 
@@ -79,10 +79,10 @@ class JobStore(Protocol):
     def depart(self, job_id: str, client: str, gone_s: float) -> None:
         """The client has left: in `gone_s` what is queued is canceled, unless one comes back."""
 
-    def abandon(self, job_id: str) -> Job:
-        """Stop waiting for its queued images; what runs goes on. Raises JobNotFound.
+    def abandon(self, job_id: str, client: str) -> Job:
+        """The client gives up. If it was the last that held the job, queued images are canceled.
 
-        If that stopped any, its idempotency key is free again.
+        What runs goes on. If that stopped any, its idempotency key is free again. Raises JobNotFound.
         """
 
     def note(self, owner: str, name: str, value: str) -> None:

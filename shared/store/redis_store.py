@@ -9,7 +9,7 @@ from typing import Any, cast
 import redis
 from redis.commands.core import Script
 
-from shared.errors import IdempotencyConflict, JobFinished, JobNotFound, QueueFull
+from shared.errors import IdempotencyConflict, JobFinished, JobNotFound, NotStored, QueueFull
 from shared.jobs import Failure, Job, StoredResult
 from shared.keys import KEYS, queue_name
 from shared.store import codec
@@ -67,6 +67,8 @@ class RedisJobStore(RedisAttendance, RedisIndex):
             raise QueueFull
         if answer[0] == "conflict":
             raise IdempotencyConflict
+        if answer[0] == "not_stored":
+            raise NotStored
         how, seen, hits, attached, made = answer
         return Submitted(codec.decode_job(seen), how == "replayed", hits, attached, made)
 

@@ -1,7 +1,7 @@
 -- The whole order in one step: replay, cache, single-flight, pending, tickets, record.
 -- ARGV: JSON {job, owner, priority, weight, version, record, deadline_s, bypass, max_queue,
---             idempotency: {key, body}, attendance: {client, gone_s, body, repeats}, images: [{render, fingerprint, pool, spec, cost}]}
--- Answers {'ok' | 'replayed', snapshot, hits, attached, made} or {'full' | 'conflict'}.
+--             idempotency: {key, body}, attendance: {client, gone_s, body, repeats}, stored_only, images: [{render, fingerprint, pool, spec, cost}]}
+-- Answers {'ok' | 'replayed', snapshot, hits, attached, made} or {'full' | 'conflict' | 'not_stored'}.
 
 local order = cjson.decode(ARGV[1])
 local given = order.idempotency
@@ -45,6 +45,9 @@ for _, image in ipairs(order.images) do
   if image.how == 'new' then
     fresh[image.pool] = (fresh[image.pool] or 0) + 1
   end
+end
+if order.stored_only and tally.hit < #order.images then
+  return { 'not_stored' }
 end
 for pool, more in pairs(fresh) do
   if call('ZCARD', K.pending .. pool) + more > order.max_queue then
