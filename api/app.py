@@ -31,6 +31,7 @@ from api.routes import (
     ops,
     sdapi,
     txt2img,
+    verify,
     workers,
 )  # fmt: skip
 from api.routes import results as result_routes
@@ -99,7 +100,7 @@ def create_app(
 
 def _add_routes(app: FastAPI) -> None:
     for router in (
-        jobs.router, index.router, result_routes.router, files.router, models.router, inputs.router
+        jobs.router, index.router, verify.router, result_routes.router, files.router, models.router, inputs.router
     ):  # fmt: skip
         app.include_router(router)
         app.include_router(router, prefix="/v1", include_in_schema=False)

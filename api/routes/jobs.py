@@ -74,7 +74,7 @@ def submit(
     if dry_run:
         estimated = estimate(farm, submission).model_dump_json()
         return Response(estimated, 200, media_type="application/json")
-    return _taken(request, farm, owner, submission)
+    return taken(request, farm, owner, submission)
 
 
 @get(
@@ -139,10 +139,11 @@ def retry(
     entry = farm.catalog.find(old.input["model"])
     keep_inputs(farm, old)
     submission = again(old, entry, now=time.time(), idempotency=replay)
-    return _taken(request, farm, owner, submission)
+    return taken(request, farm, owner, submission)
 
 
-def _taken(request: Request, farm: Farm, owner: Owner, submission: Submission) -> Response:
+def taken(request: Request, farm: Farm, owner: Owner, submission: Submission) -> Response:
+    """The answer to an order that came through the door."""
     submitted, headers = take(request, farm, owner, submission)
     headers["Location"] = farm.links(request).job(submitted.job.id)
     return shown(request, farm, submitted.job, 200 if submitted.job.done else 202, headers)

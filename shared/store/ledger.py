@@ -225,6 +225,7 @@ class Ledger:
             worker=entry.render.worker or "",
             queued_at=entry.render.queued_at,
             claimed_at=self.now(),
+            against=entry.render.against,
         )
 
     def forget(self, fingerprint: str, render_id: str) -> None:
