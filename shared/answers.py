@@ -62,7 +62,7 @@ class MetricsView(View):
 
 class UrlsView(View):
     self: str
-    events: str | None
+    events: str
     result: str
     cancel: str
 

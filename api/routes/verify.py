@@ -15,12 +15,14 @@ from api.errors import Problem, responses
 from api.farm import Farm, farm_of
 from api.inputs import keep_inputs
 from api.pictures import look_for
+from api.prefer import Prefer
 from api.reading import digest_verify, json_body, key_of, read_small
 from api.routes.jobs import taken
 from api.routes.results import without_picture
 from shared.answers import JobView
 from shared.errors import JobNotFinished
 from shared.jobs import Job, JobImage, RenderState, StoredResult
+from shared.store.values import Submission
 
 router = APIRouter(tags=["jobs"])
 
@@ -61,25 +63,28 @@ _BODY = {
         ),
     },
 )  # fmt: skip
-def verify(
+async def verify(
     request: Request,
     owner: Caller,
     job_id: str,
     body: Annotated[bytes, Depends(json_body)],
     idempotency_key: Annotated[str | None, Header()] = None,
+    prefer: Prefer = None,
 ) -> Response:
     farm = farm_of(request)
-    farm.drain.refuse_orders()
-    index = read_small(Verify, body).index
-    old = farm.find(request, job_id, owner)
-    image, stored = _stored(farm, old, index)
-    replay = idempotency_key and (key_of(idempotency_key), digest_verify(old.id, index))
-    entry = farm.catalog.find(old.input["model"])
-    keep_inputs(farm, old)
-    submission = verification(
-        old, image, stored, entry, now=time.time(), idempotency=replay or None
-    )
-    return taken(request, farm, owner, submission)
+
+    def submission() -> Submission:
+        farm.drain.refuse_orders()
+        index = read_small(Verify, body).index
+        old = farm.find(request, job_id, owner)
+        image, stored = _stored(farm, old, index)
+        key = None if idempotency_key is None else key_of(idempotency_key)
+        replay = key and (key, digest_verify(old.id, index))
+        entry = farm.catalog.find(old.input["model"])
+        keep_inputs(farm, old)
+        return verification(old, image, stored, entry, now=time.time(), idempotency=replay or None)
+
+    return await taken(request, farm, owner, submission)
 
 
 def _stored(farm: Farm, old: Job, index: int) -> tuple[JobImage, StoredResult]:

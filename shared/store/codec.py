@@ -64,6 +64,7 @@ def encode_submission(submission: Submission, weight: float, max_queue: int) -> 
         "weight": weight,
         "max_queue": max_queue,
         "bypass": job.cache == "bypass",
+        "previews": job.input.get("partial_images", 0),
         "version": RECORD_VERSION,
         "record": job.model_dump_json(include=_RECORD),
         "images": [_encode_order(order) for order in submission.orders],
@@ -120,6 +121,7 @@ def decode_job(seen: list[Any]) -> Job:
             "deadline_at": fields.get("deadline_at"),
             "cancel_requested_at": fields.get("cancel_requested_at"),
             "images": images,
+            "last_event": fields["newest"] or None,
         }
     )
 
@@ -172,6 +174,7 @@ def decode_claim(answer: list[Any]) -> Claim:
         queued_at=float(fields["queued_at"]),
         claimed_at=float(now),
         against=StoredResult.model_validate_json(against) if against else None,
+        previews=int(fields.get("previews", 0)),
     )
 
 

@@ -105,6 +105,7 @@ class Claim:
     queued_at: float
     claimed_at: float
     against: StoredResult | None = None  # compare with this, and store nothing
+    previews: int = 0  # how many half-made pictures somebody ordered
 
     @property
     def who(self) -> dict[str, str | int]:
@@ -149,6 +150,15 @@ class Delayed:
 
     number: int  # 1 = the first
     pause_s: float
+
+
+@dataclass(slots=True, frozen=True)
+class Pulse:
+    """How far a job is: stored events, unfinished images, rank of its first pending image."""
+
+    events: int
+    open: int
+    position: int | None
 
 
 class LoadingStep(Record):
