@@ -19,7 +19,17 @@ from api.errors import Problem, add_schema, problem_of, respond
 from api.farm import Farm, answers, remembered
 from api.middleware import BodyLimit, RequestLog
 from api.routes import (
-    admin, files, get, inputs, jobs, models, openai, ops, sdapi, txt2img, workers,
+    admin,
+    files,
+    get,
+    inputs,
+    jobs,
+    models,
+    openai,
+    ops,
+    sdapi,
+    txt2img,
+    workers,
 )  # fmt: skip
 from api.routes import results as result_routes
 from shared.errors import FarmError
