@@ -18,12 +18,7 @@ from shared.views import job_view
 
 def shown(request: Request, farm: Farm, job: Job, status: int, headers: dict[str, str]) -> Response:
     """The Job, with a weak ETag of its body; 304 where the client has just this."""
-    view = job_view(
-        job,
-        farm.links(request),
-        now=time.time(),
-        retention_s=farm.settings.job_retention_s,
-    )
+    view = view_of(request, farm, job)
     body = view.model_dump_json().encode()
     headers["ETag"] = f'W/"{hashlib.sha256(body).hexdigest()[:32]}"'
     if not view.done:
@@ -31,6 +26,12 @@ def shown(request: Request, farm: Farm, job: Job, status: int, headers: dict[str
     if request.method != "POST" and status == 200 and unchanged(request.headers, headers["ETag"]):
         return Response(status_code=304, headers=headers)
     return Response(body, status, headers, "application/json")
+
+
+def view_of(request: Request, farm: Farm, job: Job) -> JobView:
+    """The job as this request sees it now. Raises StoreUnavailable as `job_view` does."""
+    retention_s = farm.settings.job_retention_s
+    return job_view(job, farm.links(request), now=time.time(), retention_s=retention_s)
 
 
 def retry_after_s(view: JobView) -> int:

@@ -27,7 +27,7 @@ def job_view(job: Job, links: Links, *, now: float, retention_s: float) -> JobVi
         priority=job.priority,
         metadata=job.metadata,
         retries=job.retries,
-        images=[_image(job, image, links) for image in job.images],
+        images=[image_view(job, image, links) for image in job.images],
         queue_position=min(waiting, default=None),
         eta_s=_eta_s(job, now),
         progress=_progress(job),
@@ -39,7 +39,9 @@ def job_view(job: Job, links: Links, *, now: float, retention_s: float) -> JobVi
         deadline_at=_time(job.deadline_at),
         cancel_requested_at=_time(job.cancel_requested_at),
         expires_at=_time(None if finished is None else finished + retention_s),
-        urls=UrlsView(self=here, events=None, result=f"{here}/result", cancel=f"{here}/cancel"),
+        urls=UrlsView(
+            self=here, events=links.events(job.id), result=f"{here}/result", cancel=f"{here}/cancel"
+        ),
     )
 
 
@@ -52,7 +54,8 @@ def _time(seconds: float | None) -> str | None:
     return None if seconds is None else rfc3339(seconds)
 
 
-def _image(job: Job, image: JobImage, links: Links) -> ImageView:
+def image_view(job: Job, image: JobImage, links: Links) -> ImageView:
+    """Raises StoreUnavailable as `job_view` does."""
     render = image.render
     stored = render.result if image.status is RenderState.succeeded else None
     kind = job.input["output_format"]
