@@ -23,6 +23,7 @@ from ulid import ULID
 from api.auth import Owner
 from api.codes import CODES
 from api.door import admit
+from api.drain import leaving
 from api.errors import Problem, problem_of, respond
 from api.farm import Farm
 from api.inputs import receive
@@ -170,6 +171,8 @@ async def _done(request: Request, farm: Farm, wait: Held) -> Job:
     if not job.done:
         limit_s = budget_s(request, farm.settings)
         job = await while_there(request.receive, farm.watch.wait_done(job.id, limit_s))
+    if not job.done and farm.drain.begun:
+        raise leaving()  # the job is held for a while, so asking again attaches to it
     if not job.done:
         job = await run_in_threadpool(farm.store.abandon, job.id, wait.client)
         if not job.done or job.status is JobStatus.canceled:

@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 
 from api import sse
 from api.dialects.openai_answers import completed, partial
+from api.drain import leaving
 from api.errors import problem_body, problem_of
 from api.farm import Farm
 from api.holding import Held, holding, outcome_of
@@ -56,6 +57,8 @@ async def _events(farm: Farm, job: Job, quality: str, kind: str) -> AsyncGenerat
                 yield _event(completed(job, quality, kind, image, data))
             if job.done:
                 break
+    if not job.done:  # the story broke off: this process leaves
+        raise leaving()
     if problem := outcome_of(job):
         raise problem
 

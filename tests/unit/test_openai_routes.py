@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
+from shared.results.inputs import Inputs
 from shared.settings import Settings
 from tests.api_kit import LARGE, Farm, worker
 from tests.painting import painting, ready
@@ -323,7 +324,7 @@ def test_what_is_transparent_in_the_mask_is_drawn_anew(farm: Farm, client: TestC
     spec = claims[0].spec
     assert spec.strength == 0.5
     assert spec.mask_image_sha256
-    kept = farm.results.get_input("anonymous", spec.mask_image_sha256)
+    kept = Inputs(farm.results).renew("anonymous", spec.mask_image_sha256)
     stored = Image.open(io.BytesIO(kept)).convert("L")
     assert (stored.getpixel((0, 0)), stored.getpixel((63, 0))) == (255, 0)
 

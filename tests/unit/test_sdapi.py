@@ -13,6 +13,7 @@ from starlette.testclient import TestClient
 
 from shared.images import PictureInfo, encode_png
 from shared.jobs import JobStatus
+from shared.results.inputs import Inputs
 from shared.settings import Settings
 from tests.api_kit import LARGE, TINY, Farm
 from tests.orders import spec
@@ -70,7 +71,7 @@ def test_img2img_starts_from_the_picture(farm: Farm, client: TestClient) -> None
     assert (plain.status_code, masked.status_code) == (200, 200), (plain.text, masked.text)
     assert (claims[0].spec.strength, claims[1].spec.strength) == (0.5, 0.75)
     assert claims[0].spec.init_image_sha256 == claims[1].spec.init_image_sha256
-    mask = farm.results.get_input("anonymous", claims[1].spec.mask_image_sha256)
+    mask = Inputs(farm.results).renew("anonymous", claims[1].spec.mask_image_sha256)
     assert Image.open(io.BytesIO(mask)).getpixel((0, 0)) == 127
     assert "init_images" not in plain.json()["parameters"]
 
