@@ -25,8 +25,10 @@ from api.routes import (
     events,
     files,
     get,
+    index,
     inputs,
     jobs,
+    methods_at,
     models,
     openai,
     ops,
@@ -47,6 +49,7 @@ from shared.store.port import JobStore
 WEB = Path(__file__).parent / "web"
 STORAGE_CHECK_S = 5.0
 STORE_CHECK_S = 30.0
+WORKERS_S = 1.0
 _PAGE = {
     "Cache-Control": "no-cache",
     "Content-Security-Policy": (
@@ -91,6 +94,7 @@ def create_app(
         storage_answers=remembered(lambda: answers(results.check), STORAGE_CHECK_S),
         store_faults=remembered(store.faults, STORE_CHECK_S),
         drain=Drain(settings.api_drain_s),
+        workers=remembered(store.workers, WORKERS_S),
         watch=Watch(store, open_live),
     )
     _add_routes(app)
@@ -104,7 +108,8 @@ def create_app(
 
 def _add_routes(app: FastAPI) -> None:
     for router in (
-        jobs.router, events.router, result_routes.router, files.router, models.router, inputs.router
+        jobs.router, index.router, events.router, result_routes.router, files.router,
+        models.router, inputs.router,
     ):  # fmt: skip
         app.include_router(router)
         app.include_router(router, prefix="/v1", include_in_schema=False)
@@ -134,6 +139,9 @@ def _page() -> FileResponse:
 
 
 async def _answer(request: Request, error: Exception) -> Response:
+    if isinstance(error, HTTPException) and error.status_code == 405:
+        methods = methods_at(request.app.routes, request.url.path)
+        error.headers = {"Allow": ", ".join(methods)} if methods else error.headers
     return respond(request, problem_of(error))
 
 
