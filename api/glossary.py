@@ -140,7 +140,7 @@ WORDS: dict[str, tuple[str, Any]] = {
     # the farm
     "ok": ("Always true: who cannot say it does not answer", True),
     "ready": ("Whether jobs can be rendered now", True),
-    "reason": ("Why not, in a sentence", None),
+    "reason": ("Why, in a sentence", "no worker is running"),
     "draining": ("Whether this process takes no more orders", False),
     "checks": ("What answers", {"redis": True, "storage": True}),
     "version": ("Of the farm", "0.1.0"),
@@ -155,7 +155,7 @@ WORDS: dict[str, tuple[str, Any]] = {
     "at": ("When", _TIME),
     "device": ("Where it renders", "cuda:0"),
     "gpu": ("Its device, and the memory that its tensors take, MiB", _GPU),
-    "render": ("The render that it is at, or that this is about", None),
+    "render": ("The render that it is at, or that this is about", "01JD8QZ4M3N5P7R9S1T3V5W7X9"),
     "holding": ("How many renders it has", 0),
     "last_seen_at": ("When it was heard of", _TIME),
     "name": ("What it is called", "load"),
