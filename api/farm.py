@@ -28,7 +28,7 @@ from shared.store.values import StoreFault
 
 T = TypeVar("T")
 
-_JOB_ID = re.compile(r"job_[0-7][0-9A-HJKMNP-TV-Z]{25}")
+JOB_ID = re.compile(r"job_[0-7][0-9A-HJKMNP-TV-Z]{25}")
 
 
 @dataclass(slots=True, frozen=True)
@@ -68,7 +68,7 @@ class Farm:
 
 def _age_s(job_id: str) -> float:
     """How long ago the id was made: a ULID tells. What is no id of ours is 0 s old."""
-    if not _JOB_ID.fullmatch(job_id):
+    if not JOB_ID.fullmatch(job_id):
         return 0.0
     return time.time() - ULID.from_str(job_id.removeprefix("job_")).timestamp
 

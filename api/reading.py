@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from api.schemas import ALIASES, SIZE, Limits, NewJob
 from shared.fingerprint import encode
 
 _CODES = {"missing": "missing_field", "extra_forbidden": "unknown_field"}
+_IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,255}")
 _SIDES = ("width", "height")
 
 
@@ -93,6 +95,14 @@ def digest(order: NewJob) -> str:
 def digest_retry(job_id: str) -> str:
     """What `digest` is to an order: two retries of one job under one key are the same."""
     return hashlib.sha256(encode({"retries": job_id})).hexdigest()
+
+
+def key_of(given: str) -> str:
+    """An `Idempotency-Key`. Raises Problem 400."""
+    if not _IDEMPOTENCY_KEY.fullmatch(given):
+        detail = "Idempotency-Key must be 1 to 255 visible ASCII characters"
+        raise Problem(400, "invalid_idempotency_key", detail, "Idempotency-Key")
+    return given
 
 
 def json_object(body: bytes) -> dict[str, Any]:

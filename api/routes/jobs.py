@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from typing import Annotated
 
@@ -13,7 +12,7 @@ from api.auth import Caller, Owner
 from api.door import admit, again
 from api.errors import Problem, responses
 from api.farm import Farm, farm_of
-from api.reading import digest, digest_retry, json_body, parse
+from api.reading import digest, digest_retry, json_body, key_of, parse
 from api.routes import get
 from api.schemas import EXAMPLES, Limits, schema
 from api.shown import shown
@@ -22,7 +21,6 @@ from shared.answers import JobView
 from shared.store.values import Submission
 
 router = APIRouter(tags=["jobs"])
-_IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,255}")
 _BODY = {
     "required": True,
     "content": {"application/json": {"schema": schema(), "examples": EXAMPLES}},
@@ -58,7 +56,7 @@ def submit(
         raise Problem(400, "unknown_field", "POST /jobs takes no query parameters", name)
     order = parse(body, Limits(farm.catalog, farm.settings.max_n))
     entry = farm.catalog.find(order.model) if order.model else farm.catalog.default
-    replay = None if idempotency_key is None else (_key(idempotency_key), digest(order))
+    replay = None if idempotency_key is None else (key_of(idempotency_key), digest(order))
     submission = admit(order, entry, owner, now=time.time(), idempotency=replay)
     return _taken(request, farm, owner, submission)
 
@@ -121,7 +119,7 @@ def retry(
     farm = farm_of(request)
     farm.drain.refuse_orders()
     old = farm.find(request, job_id, owner)
-    replay = None if idempotency_key is None else (_key(idempotency_key), digest_retry(old.id))
+    replay = None if idempotency_key is None else (key_of(idempotency_key), digest_retry(old.id))
     entry = farm.catalog.find(old.input["model"])
     submission = again(old, entry, now=time.time(), idempotency=replay)
     return _taken(request, farm, owner, submission)
@@ -131,10 +129,3 @@ def _taken(request: Request, farm: Farm, owner: Owner, submission: Submission) -
     submitted, headers = take(request, farm, owner, submission)
     headers["Location"] = farm.links(request).job(submitted.job.id)
     return shown(request, farm, submitted.job, 200 if submitted.job.done else 202, headers)
-
-
-def _key(given: str) -> str:
-    if not _IDEMPOTENCY_KEY.fullmatch(given):
-        detail = "Idempotency-Key must be 1 to 255 visible ASCII characters"
-        raise Problem(400, "invalid_idempotency_key", detail, "Idempotency-Key")
-    return given

@@ -69,6 +69,8 @@ def encode_submission(submission: Submission, weight: float, max_queue: int) -> 
     if submission.idempotency:
         key, body = submission.idempotency
         fields["idempotency"] = {"key": key, "body": body}
+    if submission.stored_only:
+        fields["stored_only"] = True
     if submission.attendance:
         fields["attendance"] = asdict(submission.attendance)
     return fields

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shared.errors import IdempotencyConflict, QueueFull
+from shared.errors import IdempotencyConflict, NotStored, QueueFull
 from shared.jobs import FINAL, Render, RenderState
 from shared.store.attendance import Attendances
 from shared.store.ledger import Entry, JobEntry, Ledger
@@ -32,6 +32,8 @@ class Desk:
         if earlier := self._attach(submission):
             return earlier
         answers = [self._answering(order, job.cache == "bypass") for order in orders]
+        if submission.stored_only and not all(a and a.render.state in FINAL for a in answers):
+            raise NotStored
         self._refuse_when_full(orders, answers)
         entry = self._remember(submission)
         tally = {"hit": 0, "attached": 0, "new": 0}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from threading import RLock
 
 from shared.errors import JobFinished
@@ -23,6 +23,7 @@ from shared.jobs import (
 from shared.store.attendance import Attendances, MemoryAttendance
 from shared.store.desk import Desk
 from shared.store.ledger import Ledger
+from shared.store.memory_index import MemoryIndex
 from shared.store.values import (
     UNWELL_S,
     Cause,
@@ -42,7 +43,7 @@ from shared.store.values import (
 )
 
 
-class MemoryJobStore(MemoryAttendance):
+class MemoryJobStore(MemoryAttendance, MemoryIndex):
     """See shared/store/port.py. Thread-safe. `clock` gives unix seconds."""
 
     def __init__(
@@ -248,12 +249,13 @@ class MemoryJobStore(MemoryAttendance):
             ]
 
     def _poisoned(self, render: Render, jobs: tuple[str, ...]) -> Poison:
+        known = self._ledger.jobs
         return Poison(
             render_id=render.id,
             fingerprint=render.fingerprint,
             spec=render.spec,
             jobs=jobs,
-            owners=tuple(sorted({self._ledger.jobs[job].job.owner for job in jobs})),
+            owners=tuple(sorted({known[job].job.owner for job in jobs if job in known})),
             attempts=render.attempt,
             losses=render.losses,
             failed_at=render.finished_at or 0.0,
@@ -273,9 +275,10 @@ class MemoryJobStore(MemoryAttendance):
             self._condemned.add(token)
             return True
 
-    def results_in_use(self) -> set[str]:
+    def results_in_use(self, but: Collection[str] = ()) -> set[str]:
         with self._lock:
-            results = (entry.render.result for entry in self._ledger.renders.values())
+            others = (e.render for e in self._ledger.renders.values() if e.render.id not in but)
+            results = [render.result for render in others]
             return {result.token for result in results if result}
 
     def drain(self, name: str) -> None:

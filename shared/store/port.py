@@ -6,10 +6,11 @@ effect once. Every method raises StoreUnavailable when the store does not answer
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
 from shared.jobs import Failure, Job, StoredResult
+from shared.store.queries import JobPage, JobQuery, Owned
 from shared.store.values import (
     Cause,
     Claim,
@@ -32,7 +33,7 @@ class JobStore(Protocol):
         """Take the whole job in one step: replay, cache, single-flight, pending, tickets, record.
 
         When it returns the job is as safe as the store was told to make it. Raises QueueFull,
-        IdempotencyConflict, and NotDurable: it may have been taken, but nobody promises that it
+        IdempotencyConflict, NotStored, and NotDurable: it may have been taken, but nobody promises that it
         stays; the same order with the same idempotency key is safe. O(n log queued).
         """
 
@@ -48,6 +49,26 @@ class JobStore(Protocol):
     def forget(self, fingerprint: str, render_id: str) -> None:
         """The picture of this render is gone: answer nobody from it any more."""
 
+    # the API's side, for many jobs and for their end
+    def jobs(self, query: JobQuery) -> JobPage:
+        """A page of jobs, each as one moment sees it.
+
+        Those that are no longer remembered are left out. O(limit + log n) as a rule, and never more
+        than `LOOK_MOST` jobs: a page of rare ones may be short, or empty, with more to come.
+        """
+
+    def disown(self, job_id: str) -> tuple[Owned, ...]:
+        """Answer nobody new with the pictures that only this job has, so that they can be deleted.
+
+        Raises JobNotFound, JobNotFinished.
+        """
+
+    def delete(self, job_id: str) -> None:
+        """Forget a finished job, its idempotency key, and renders that no other job refers to.
+
+        Nothing happens where there is no such job. Raises JobNotFinished.
+        """
+
     # the API's side, for clients that wait on an open connection: see `values.Attendance`
     def attend(self, job_id: str, client: str, gone_s: float) -> None:
         """The client still waits: hold the job for `gone_s` more, if it is held by clients at all."""
@@ -55,10 +76,10 @@ class JobStore(Protocol):
     def depart(self, job_id: str, client: str, gone_s: float) -> None:
         """The client has left: in `gone_s` what is queued is canceled, unless one comes back."""
 
-    def abandon(self, job_id: str) -> Job:
-        """Stop waiting for its queued images; what runs goes on. Raises JobNotFound.
+    def abandon(self, job_id: str, client: str) -> Job:
+        """The client gives up. If it was the last that held the job, queued images are canceled.
 
-        If that stopped any, its idempotency key is free again.
+        What runs goes on. If that stopped any, its idempotency key is free again. Raises JobNotFound.
         """
 
     def note(self, owner: str, name: str, value: str) -> None:
@@ -158,8 +179,8 @@ class JobStore(Protocol):
         already: ask `results_in_use` afterwards.
         """
 
-    def results_in_use(self) -> set[str]:
-        """Tokens of all pictures that a remembered render refers to; O(renders)."""
+    def results_in_use(self, but: Collection[str] = ()) -> set[str]:
+        """Tokens of all pictures that a remembered render, none of `but`, refers to; O(renders)."""
 
     def drain(self, name: str) -> None:
         """Order the worker to take no more renders and leave; it stands until it is lifted."""

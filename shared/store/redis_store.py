@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, cast
 
 import redis
 from redis.commands.core import Script
 
-from shared.errors import IdempotencyConflict, JobFinished, JobNotFound, QueueFull
+from shared.errors import IdempotencyConflict, JobFinished, JobNotFound, NotStored, QueueFull
 from shared.jobs import Failure, Job, StoredResult
 from shared.keys import KEYS, queue_name
 from shared.store import codec
@@ -18,6 +18,7 @@ from shared.store.checks import faults_of
 from shared.store.durable import Durable
 from shared.store.faults import translated as _translated
 from shared.store.redis_attendance import RedisAttendance
+from shared.store.redis_index import RedisIndex
 from shared.store.scripts import SCRIPTS, StoreConfig, prelude, source
 from shared.store.server import look
 from shared.store.values import (
@@ -42,7 +43,7 @@ CONDEMNED_S = 86_400
 BATCH = 200
 
 
-class RedisJobStore(RedisAttendance):
+class RedisJobStore(RedisAttendance, RedisIndex):
     """See shared/store/port.py. Thread-safe."""
 
     def __init__(self, client: redis.Redis, config: StoreConfig) -> None:
@@ -66,6 +67,8 @@ class RedisJobStore(RedisAttendance):
             raise QueueFull
         if answer[0] == "conflict":
             raise IdempotencyConflict
+        if answer[0] == "not_stored":
+            raise NotStored
         how, seen, hits, attached, made = answer
         return Submitted(codec.decode_job(seen), how == "replayed", hits, attached, made)
 
@@ -186,9 +189,10 @@ class RedisJobStore(RedisAttendance):
         return bool(self._run("condemn", fingerprint, token, CONDEMNED_S))
 
     @_translated
-    def results_in_use(self) -> set[str]:
+    def results_in_use(self, but: Collection[str] = ()) -> set[str]:
         tokens: set[str] = set()
         for batch in self._renders():
+            batch = [render for render in batch if render not in but]
             pipe = self._redis.pipeline(transaction=False)
             for render in batch:
                 pipe.hget(KEYS["render"] + render, "result")

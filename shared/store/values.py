@@ -61,6 +61,7 @@ class Submission:
     orders: Sequence[Order]
     idempotency: tuple[str, str] | None = None
     attendance: Attendance | None = None
+    stored_only: bool = False  # refuse it unless every picture is stored already
     limits: OwnerLimits = OwnerLimits()
     weight: float = 1.0
 

@@ -86,6 +86,7 @@ local function finish_job(job)
     local state, fingerprint = unpack(call('HMGET', K.render .. render, 'state', 'fingerprint'))
     if state and not is_open(state) then -- another job waits for an open one, and outlives this
       call('EXPIRE', K.render .. render, RETENTION_S + 3600)
+      call('EXPIRE', K.users .. render, RETENTION_S + 3600)
       call('EXPIRE', K.current .. fingerprint, RETENTION_S)
     end
   end
@@ -240,6 +241,41 @@ local function expire_due(limit)
     end
   end
   return jobs
+end
+
+-- The index of jobs by when they came: everybody's, and each owner's.
+local function index_job(job, owner, time)
+  call('ZADD', K.jobs, precise(time), job .. ' ' .. owner)
+  call('ZADD', K.owned .. owner, precise(time), job)
+end
+
+local function unindex_job(job, owner)
+  call('ZREM', K.jobs, job .. ' ' .. owner)
+  call('ZREM', K.owned .. owner, job)
+end
+
+-- Whether a job other than this one refers to a render. The one that it was made for stands in its
+-- hash, later ones in a set: the newest outlives the others as a rule, and those that are no longer
+-- remembered leave the set on the way, so this looks at little.
+local function others_use(render, job)
+  local first, state = unpack(call('HMGET', K.render .. render, 'job', 'state'))
+  if not first or is_open(state) then -- an older version made it, and did not say for whom
+    return true
+  end
+  if first ~= job and call('EXISTS', K.job .. first) == 1 then
+    return true
+  end
+  local users = K.users .. render
+  while true do
+    local newest = call('ZREVRANGE', users, 0, 0)[1]
+    if not newest then
+      return false
+    end
+    if newest ~= job and call('EXISTS', K.job .. newest) == 1 then
+      return true
+    end
+    call('ZREM', users, newest)
+  end
 end
 
 -- A client waits for the job on an open connection. A job that no such client ordered stays unheld:

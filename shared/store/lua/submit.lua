@@ -1,7 +1,7 @@
 -- The whole order in one step: replay, cache, single-flight, pending, tickets, record.
 -- ARGV: JSON {job, owner, priority, weight, version, record, deadline_s, bypass, max_queue,
---             idempotency: {key, body}, attendance: {client, gone_s, body, repeats}, images: [{render, fingerprint, pool, spec, cost}]}
--- Answers {'ok' | 'replayed', snapshot, hits, attached, made} or {'full' | 'conflict'}.
+--             idempotency: {key, body}, attendance: {client, gone_s, body, repeats}, stored_only, images: [{render, fingerprint, pool, spec, cost}]}
+-- Answers {'ok' | 'replayed', snapshot, hits, attached, made} or {'full' | 'conflict' | 'not_stored'}.
 
 local order = cjson.decode(ARGV[1])
 local given = order.idempotency
@@ -62,6 +62,9 @@ for _, image in ipairs(order.images) do
     fresh[image.pool] = (fresh[image.pool] or 0) + 1
   end
 end
+if order.stored_only and tally.hit < #order.images then
+  return { 'not_stored' }
+end
 for pool, more in pairs(fresh) do
   if call('ZCARD', K.pending .. pool) + more > order.max_queue then
     return { 'full' }
@@ -81,6 +84,7 @@ for index, image in ipairs(order.images) do
 end
 call('HSET', key, 'record', order.record, 'owner', order.owner, 'created_at', precise(time),
   'open', open, 'renders', table.concat(renders, ' '))
+index_job(order.job, order.owner, time)
 if order.deadline_s then
   call('HSET', key, 'deadline_at', precise(time + order.deadline_s))
   call('ZADD', K.deadlines, precise(time + order.deadline_s), order.job)
@@ -99,6 +103,10 @@ for index, image in ipairs(order.images) do
   local render = K.render .. image.answer
   local rate = tonumber(call('GET', K.rate .. image.pool) or 1)
   local charge = image.cost * rate / order.weight
+  if image.how ~= 'new' then
+    call('ZADD', K.users .. image.answer, precise(time), order.job)
+    call('PERSIST', K.users .. image.answer)
+  end
   if image.how == 'hit' then
     call('PERSIST', render) -- until this job is final too
     call('PERSIST', K.current .. image.fingerprint)
@@ -109,7 +117,8 @@ for index, image in ipairs(order.images) do
       call('SADD', K.pools, image.pool)
       call('HSET', render, 'fingerprint', image.fingerprint, 'pool', image.pool, 'spec', image.spec,
         'state', 'queued', 'attempt', 0, 'losses', 0, 'step', 0, 'wanted', 0,
-        'queued_at', precise(time), 'cost', precise(image.cost), 'version', order.version)
+        'queued_at', precise(time), 'cost', precise(image.cost), 'version', order.version,
+        'job', order.job)
       enqueue(image.pool, image.answer, flow, charge)
       if order.bypass then
         call('HSET', render, 'fresh', 1)
