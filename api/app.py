@@ -20,7 +20,9 @@ from api.farm import Farm, answers, remembered
 from api.middleware import BodyLimit, RequestLog
 from api.openapi import complete
 from api.reference import add_reference
-from api.routes import admin, files, get, jobs, models, ops, workers
+from api.routes import (
+    admin, files, get, inputs, jobs, models, openai, ops, sdapi, txt2img, workers,
+)  # fmt: skip
 from api.routes import results as result_routes
 from shared.errors import FarmError
 from shared.metrics import ApiMetrics, StoreCollector
@@ -85,9 +87,16 @@ def create_app(
 
 
 def _add_routes(app: FastAPI) -> None:
-    for router in (jobs.router, result_routes.router, files.router, models.router):
+    for router in (
+        jobs.router, result_routes.router, files.router, models.router, inputs.router
+    ):  # fmt: skip
         app.include_router(router)
         app.include_router(router, prefix="/v1", include_in_schema=False)
+    for router in (openai.router, txt2img.router):
+        app.include_router(router, include_in_schema=False)
+        app.include_router(router, prefix="/v1")
+    app.include_router(openai.azure)
+    app.include_router(sdapi.router)
     app.include_router(ops.router)
     app.include_router(admin.router)
     app.include_router(workers.router)
@@ -123,6 +132,6 @@ def _version() -> str:
 _ABOUT = """\
 Order images of Stable Diffusion 3.5, look at the job, fetch the pictures.
 
-Everything under `/jobs`, `/files` and `/models` answers under `/v1` too.
+Everything under `/jobs`, `/inputs`, `/files` and `/models` answers under `/v1` too.
 Every fault is `application/problem+json`; `GET /errors` lists the codes.
 """

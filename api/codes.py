@@ -54,6 +54,7 @@ CODES: dict[str, Kind] = {
         404,
         job_not_found="There is no such job, or it is not yours.",
         image_not_found="The job has no such picture, or not yet.",
+        input_not_found="You have sent no input of this name, or it is no longer kept.",
         render_not_found="There is no such render on the list of poison.",
         worker_not_found="No worker of this name was heard of within an hour.",
         unknown_url="There is nothing at this URL.",

@@ -29,9 +29,9 @@ async def json_body(request: Request) -> bytes:
     return await request.body()
 
 
-def parse(body: bytes, limits: Limits) -> NewJob:
-    """Raises Problem 400 with all faults."""
-    return read(json_object(body), limits)
+def parse(body: bytes | dict[str, Any], limits: Limits) -> NewJob:
+    """From JSON, or from fields already read. Raises Problem 400 with all faults."""
+    return read(json_object(body) if isinstance(body, bytes) else body, limits)
 
 
 def read(

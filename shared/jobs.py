@@ -106,6 +106,16 @@ class RenderSpec(Passed):
     strength: float | None = None
 
     @property
+    def steps_to_run(self) -> int:
+        """From an input picture only the last part of the schedule runs, one step at least.
+
+        Source: `get_timesteps` of diffusers' image-to-image pipelines.
+        """
+        if self.init_image_sha256 is None or self.strength is None:
+            return self.steps
+        return self.steps - min(int(self.steps - self.steps * self.strength), self.steps - 1)
+
+    @property
     def pool(self) -> str:
         return pool_name(self.model, self.model_digest)
 

@@ -63,7 +63,7 @@ def _image(job: Job, image: JobImage, links: Links) -> ImageView:
         fingerprint=render.fingerprint,
         cached=image.cached,
         attempt=render.attempt,
-        progress=StepsView(step=_step(image), steps=render.spec.steps),
+        progress=StepsView(step=_step(image), steps=render.spec.steps_to_run),
         url=links.file(job.id, image.index, kind) if stored else None,
         content_type=CONTENT_TYPES[kind] if stored else None,
         bytes=stored and stored.size_bytes,
@@ -77,11 +77,13 @@ def _image(job: Job, image: JobImage, links: Links) -> ImageView:
 def _step(image: JobImage) -> int:
     """Steps done; the last of them are not reported once the picture is being stored."""
     finished = image.status in (RenderState.storing, RenderState.succeeded)
-    return image.render.spec.steps if finished else image.render.step
+    return image.render.spec.steps_to_run if finished else image.render.step
 
 
 def _progress(job: Job) -> ProgressView:
-    parts = [1.0 if i.status in FINAL else _step(i) / i.render.spec.steps for i in job.images]
+    parts = [
+        1.0 if i.status in FINAL else _step(i) / i.render.spec.steps_to_run for i in job.images
+    ]
     return ProgressView(
         images_done=sum(image.status in FINAL for image in job.images),
         images=len(parts),
@@ -103,7 +105,7 @@ def _left_s(image: JobImage, now: float) -> float | None:
     render, step = image.render, _step(image)
     if image.status is RenderState.queued or not step or render.started_at is None:
         return None
-    return max(0.0, now - render.started_at) / step * (render.spec.steps - step)
+    return max(0.0, now - render.started_at) / step * (render.spec.steps_to_run - step)
 
 
 def _started_at(job: Job) -> float | None:

@@ -21,7 +21,7 @@ SECRET = "a vixen nobody else knows of"  # the prompt of the owner's job
 ORDER = {"prompt": SECRET, "seed": 1, "width": 64, "height": 64}
 PLACES = {
     "model_id": "tiny", "index": "0", "extension": "png", "render_id": "no-render",
-    "name": "worker-0",
+    "name": "worker-0", "sha256": "a1" * 32,
 }  # fmt: skip
 
 
@@ -49,6 +49,9 @@ LINES = {
     "POST /jobs/{job_id}/retry": about_job(409),
     "GET /jobs/{job_id}/result": about_job(),
     "GET /files/{job_id}/{index}.{extension}": about_job(),
+    # inputs: what of whose is asked in tests/unit/test_api_inputs.py
+    "POST /inputs": keyed(400),
+    "GET /inputs/{sha256}": keyed(404),
     # models
     "GET /models": keyed(),
     "GET /models/{model_id:path}": keyed(),

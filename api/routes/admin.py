@@ -13,6 +13,7 @@ from api.auth import Admin, Owner
 from api.door import again
 from api.errors import Problem, responses
 from api.farm import Farm, farm_of
+from api.inputs import keep_inputs
 from api.listings import Jobs, PoisonList
 from api.reading import digest_retry
 from api.routes import get
@@ -92,6 +93,7 @@ def _again(request: Request, farm: Farm, admin: Owner, old: Job, render_id: str)
     """One new job, however often this is asked: no client's key has a space in it."""
     key = (f"poison {render_id} {old.id}", digest_retry(old.id))
     entry = farm.catalog.find(old.input["model"])
+    keep_inputs(farm, old)
     submission = again(old, entry, now=time.time(), idempotency=key)
     return take(request, farm, admin, submission)[0].job
 

@@ -12,9 +12,11 @@ from api.auth import Caller, Owner
 from api.door import admit, again
 from api.errors import Problem, responses
 from api.farm import Farm, farm_of
-from api.reading import digest, digest_retry, json_body, key_of, parse
+from api.inputs import keep_inputs, receive
+from api.multipart import Body, order_body
+from api.reading import digest, digest_retry, key_of, parse
 from api.routes import get
-from api.schemas import EXAMPLES, Limits, schema
+from api.schemas import EXAMPLES, Limits, form_schema, schema
 from api.shown import shown
 from api.submitting import take
 from shared.answers import JobView
@@ -23,7 +25,10 @@ from shared.store.values import Submission
 router = APIRouter(tags=["jobs"])
 _BODY = {
     "required": True,
-    "content": {"application/json": {"schema": schema(), "examples": EXAMPLES}},
+    "content": {
+        "application/json": {"schema": schema(), "examples": EXAMPLES},
+        "multipart/form-data": {"schema": form_schema()},
+    },
 }
 
 
@@ -37,8 +42,8 @@ _BODY = {
         202: {"model": JobView, "description": "Taken; ask `Location` again"},
         **responses(
             "invalid_json", "invalid_value", "missing_field", "unknown_field", "invalid_size",
-            "conflicting_fields", "model_not_found", "unsupported_for_model",
-            "invalid_idempotency_key", "missing_api_key", "invalid_api_key", "body_too_large",
+            "conflicting_fields", "model_not_found", "unsupported_for_model", "invalid_image",
+            "inputs_busy", "invalid_idempotency_key", "missing_api_key", "invalid_api_key", "body_too_large",
             "unsupported_media_type", "idempotency_key_reused", "draining", "queue_full",
             "store_unavailable",
         ),
@@ -47,7 +52,7 @@ _BODY = {
 def submit(
     request: Request,
     owner: Caller,
-    body: Annotated[bytes, Depends(json_body)],
+    body: Annotated[Body, Depends(order_body)],
     idempotency_key: Annotated[str | None, Header()] = None,
 ) -> Response:
     farm = farm_of(request)
@@ -56,8 +61,9 @@ def submit(
         raise Problem(400, "unknown_field", "POST /jobs takes no query parameters", name)
     order = parse(body, Limits(farm.catalog, farm.settings.max_n))
     entry = farm.catalog.find(order.model) if order.model else farm.catalog.default
+    order, given = receive(farm, owner, order)
     replay = None if idempotency_key is None else (key_of(idempotency_key), digest(order))
-    submission = admit(order, entry, owner, now=time.time(), idempotency=replay)
+    submission = admit(order, entry, owner, now=time.time(), idempotency=replay, given=given)
     return _taken(request, farm, owner, submission)
 
 
@@ -121,6 +127,7 @@ def retry(
     old = farm.find(request, job_id, owner)
     replay = None if idempotency_key is None else (key_of(idempotency_key), digest_retry(old.id))
     entry = farm.catalog.find(old.input["model"])
+    keep_inputs(farm, old)
     submission = again(old, entry, now=time.time(), idempotency=replay)
     return _taken(request, farm, owner, submission)
 

@@ -108,10 +108,11 @@ def refused(response, farm, status, code, param=None):
         ({"promt": "x"}, "unknown_field", "promt"),
         ({"steps": 4, "num_inference_steps": 5}, "conflicting_fields", "num_inference_steps"),
         ({"width": 128, "size": "256x256"}, "conflicting_fields", "size"),
-        ({"init_image": "aGk="}, "unsupported_for_model", "init_image"),
-        ({"init_image": 0}, "unsupported_for_model", "init_image"),
-        ({"mask_image": {"job": "x"}}, "unsupported_for_model", "mask_image"),
-        ({"strength": 0.5}, "unsupported_for_model", "strength"),
+        ({"init_image": "aGk="}, "invalid_image", "init_image"),
+        ({"init_image": 0}, "invalid_image", "init_image"),
+        ({"mask_image": {"job": "x"}}, "invalid_image", "mask_image"),
+        ({"mask_image": "aGk="}, "invalid_value", "mask_image"),
+        ({"strength": 0.5}, "invalid_value", "strength"),
         ({"webhook": {"url": "https://example.org"}}, "unsupported_for_model", "webhook"),
         ({"loras": [{"name": "a", "scale": 1}]}, "unsupported_for_model", "loras"),
         ({"partial_images": 1}, "unsupported_for_model", "partial_images"),
@@ -238,7 +239,7 @@ def test_null_means_absent_and_equal_spellings_agree(client):
 
 
 def test_an_order_that_is_not_json_by_name_is_415(farm, client):
-    for kind in ("application/x-www-form-urlencoded", "text/plain", "multipart/form-data"):
+    for kind in ("application/x-www-form-urlencoded", "text/plain", "multipart/mixed"):
         headers = {"Content-Type": kind}
         response = client.post("/jobs", content=json.dumps(FOX), headers=headers)
         refused(response, farm, 415, "unsupported_media_type")

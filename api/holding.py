@@ -26,6 +26,7 @@ from api.codes import CODES
 from api.door import admit
 from api.errors import Problem, problem_of, respond
 from api.farm import Farm
+from api.inputs import receive
 from api.readiness import reason
 from api.reading import digest, key_of
 from api.routes.models import ready_workers
@@ -52,18 +53,19 @@ class Held:
 
 
 def ordered(request: Request, farm: Farm, owner: Owner, order: NewJob) -> Submission:
-    """The order of a client that waits. Raises Problem 400 for a bad Idempotency-Key.
+    """The order of a client that waits, its pictures stored. Call it in a thread.
 
     Clients made from OpenAI's SDKs say how often they asked before: then the answer may be a job
-    that is there already.
+    that is there already. Raises Problem 400 for a bad Idempotency-Key, and as `receive` does.
     """
     entry = farm.catalog.find(order.model) if order.model else farm.catalog.default
+    order, given = receive(farm, owner, order)
     body, key = digest(order), request.headers.get("idempotency-key")
     replay = None if key is None else (key_of(key), body)
     count = request.headers.get("x-stainless-retry-count", "0")
     repeats = count.isascii() and count.isdigit() and int(count[:9]) > 0
     by = Attendance(str(ULID()), farm.settings.client_gone_s, body, repeats)
-    submission = admit(order, entry, owner, now=time.time(), idempotency=replay)
+    submission = admit(order, entry, owner, now=time.time(), idempotency=replay, given=given)
     return replace(submission, attendance=by)
 
 
@@ -74,56 +76,55 @@ async def answered(
     submission: Submission,
     build: Callable[[Job], Response],
     *,
+    taken: Callable[[Held], None] | None = None,
     json: bool = True,
 ) -> Response:
-    """What `build` makes of the job once it has succeeded; it is called in a thread.
+    """What `build` makes of the job once it has succeeded, and `taken` hears of it before.
 
-    `json`: spaces may be sent before it. Raises Problem and everything that `take` raises.
+    Both are called in a thread. `json`: spaces may be sent before the answer. Raises Problem and everything that `take` raises.
     """
-    waiting = asyncio.ensure_future(_answer(request, farm, owner, submission, build))
+    wait = await submitted(request, farm, owner, submission)
+    if taken:
+        await run_in_threadpool(taken, wait)
+    waiting = asyncio.ensure_future(_answer(request, farm, wait, build))
     waiting.add_done_callback(lambda task: task.cancelled() or task.exception())  # heard, if late
     beat_s = farm.settings.sync_heartbeat_s if json else 0.0
     try:
         if beat_s and not (await asyncio.wait({waiting}, timeout=beat_s))[0]:
             beats = _beating(request, waiting, beat_s)
-            return StreamingResponse(beats, media_type="application/json")
+            return StreamingResponse(beats, media_type="application/json", headers=wait.headers)
         return await waiting
     except BaseException:
         waiting.cancel()
         raise
 
 
-async def _answer(
-    request: Request,
-    farm: Farm,
-    owner: Owner,
-    submission: Submission,
-    build: Callable[[Job], Response],
-) -> Response:
-    async with held(request, farm, owner, submission) as wait:
-        job = await _done(request, farm, wait)
-        response = await run_in_threadpool(build, job)
-    response.headers.update(wait.headers)
-    return response
+async def submitted(request: Request, farm: Farm, owner: Owner, submission: Submission) -> Held:
+    """Raises Problem, `model_not_ready` where nobody could draw it, and all that `take` raises."""
+    return await run_in_threadpool(_submit, request, farm, owner, submission)
 
 
 @asynccontextmanager
-async def held(
-    request: Request, farm: Farm, owner: Owner, submission: Submission
-) -> AsyncIterator[Held]:
-    """Submit, and hold the job until the block ends. Raises Problem `model_not_ready`."""
-    wait = await run_in_threadpool(_submit, request, farm, owner, submission)
-    if wait.job.done:
-        yield wait
-        return
-    holding = asyncio.ensure_future(_hold(farm, wait))
+async def holding(farm: Farm, wait: Held) -> AsyncIterator[None]:
+    """While the block runs its client is there; if it ends by an exception the client has left."""
+    saying = asyncio.ensure_future(_hold(farm, wait))
     try:
-        yield wait
+        yield
     except BaseException:
         await _leave(farm, wait)
         raise
     finally:
-        holding.cancel()
+        saying.cancel()
+
+
+async def _answer(
+    request: Request, farm: Farm, wait: Held, build: Callable[[Job], Response]
+) -> Response:
+    async with holding(farm, wait):
+        job = await _done(request, farm, wait)
+        response = await run_in_threadpool(build, job)
+    response.headers.update(wait.headers)
+    return response
 
 
 def _submit(request: Request, farm: Farm, owner: Owner, submission: Submission) -> Held:
