@@ -21,7 +21,19 @@ from api.middleware import BodyLimit, RequestLog
 from api.openapi import complete
 from api.reference import add_reference
 from api.routes import (
-    admin, files, get, inputs, jobs, models, openai, ops, sdapi, txt2img, workers,
+    admin,
+    files,
+    get,
+    index,
+    inputs,
+    jobs,
+    methods_at,
+    models,
+    openai,
+    ops,
+    sdapi,
+    txt2img,
+    workers,
 )  # fmt: skip
 from api.routes import results as result_routes
 from shared.errors import FarmError
@@ -35,6 +47,7 @@ from shared.store.port import JobStore
 WEB = Path(__file__).parent / "web"
 STORAGE_CHECK_S = 5.0
 STORE_CHECK_S = 30.0
+WORKERS_S = 1.0
 _PAGE = {
     "Cache-Control": "no-cache",
     "Content-Security-Policy": (
@@ -76,6 +89,7 @@ def create_app(
         storage_answers=remembered(lambda: answers(results.check), STORAGE_CHECK_S),
         store_faults=remembered(store.faults, STORE_CHECK_S),
         drain=Drain(settings.api_drain_s),
+        workers=remembered(store.workers, WORKERS_S),
     )
     _add_routes(app)
     for kind in (HTTPException, RequestValidationError, FarmError, Problem):
@@ -88,7 +102,7 @@ def create_app(
 
 def _add_routes(app: FastAPI) -> None:
     for router in (
-        jobs.router, result_routes.router, files.router, models.router, inputs.router
+        jobs.router, index.router, result_routes.router, files.router, models.router, inputs.router
     ):  # fmt: skip
         app.include_router(router)
         app.include_router(router, prefix="/v1", include_in_schema=False)
@@ -119,6 +133,9 @@ def _page() -> FileResponse:
 
 
 async def _answer(request: Request, error: Exception) -> Response:
+    if isinstance(error, HTTPException) and error.status_code == 405:
+        methods = methods_at(request.app.routes, request.url.path)
+        error.headers = {"Allow": ", ".join(methods)} if methods else error.headers
     return respond(request, problem_of(error))
 
 

@@ -15,8 +15,8 @@ from starlette.concurrency import run_in_threadpool
 from api.dialects.openai_answers import completed, partial
 from api.errors import problem_body, problem_of
 from api.farm import Farm
-from api.pictures import drawn
 from api.holding import Held, holding, outcome_of
+from api.pictures import drawn
 from shared.jobs import Job, JobImage, RenderState
 
 T = TypeVar("T")

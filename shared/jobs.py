@@ -166,6 +166,7 @@ class Render(Record):
     fingerprint: str
     pool: str
     spec: RenderSpec
+    cost_s: float = 0.0  # predicted device seconds
     state: RenderState
     attempt: int = 0
     losses: int = 0
@@ -194,6 +195,8 @@ class JobImage(Record):
     dropped: Dropped | None = None
     dropped_at: float | None = None
     position: int | None = None  # rank in the pool's queue, 0 = next
+    rate: float | None = None  # measured / predicted device seconds; None: not open, or not known
+    ahead_s: float | None = None  # predicted, of what is before it; of the job's last queued image
 
     @property
     def status(self) -> RenderState:

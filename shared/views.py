@@ -5,14 +5,18 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from shared.answers import ImageView, JobView, MetricsView, ProgressView, StepsView, UrlsView
-from shared.jobs import FINAL, OPEN, Job, JobImage, RenderState
+from shared.eta import Crew, eta_s, steps_done
+from shared.jobs import FINAL, Job, JobImage, RenderState
 from shared.links import CONTENT_TYPES, Links
 
+NOBODY = Crew()
 _ON_DEVICE = ("text", "denoise", "decode")
 
 
-def job_view(job: Job, links: Links, *, now: float, retention_s: float) -> JobView:
-    """`now` in unix seconds. Raises StoreUnavailable where the signing secret is not known yet."""
+def job_view(
+    job: Job, links: Links, *, now: float, retention_s: float, crew: Crew = NOBODY
+) -> JobView:
+    """`now` in unix seconds; `crew` serves its pool. Raises StoreUnavailable where the signing secret is not known yet."""
     started, finished = _started_at(job), _finished_at(job)
     waiting = [i.position for i in job.images if i.position is not None]
     here = links.job(job.id)
@@ -29,7 +33,7 @@ def job_view(job: Job, links: Links, *, now: float, retention_s: float) -> JobVi
         retries=job.retries,
         images=[_image(job, image, links) for image in job.images],
         queue_position=min(waiting, default=None),
-        eta_s=_eta_s(job, now),
+        eta_s=eta_s(job, crew, now),
         progress=_progress(job),
         error=next((i.render.error for i in job.images if i.status is RenderState.failed), None),
         metrics=_metrics(job, started, now if finished is None else finished),
@@ -63,7 +67,7 @@ def _image(job: Job, image: JobImage, links: Links) -> ImageView:
         fingerprint=render.fingerprint,
         cached=image.cached,
         attempt=render.attempt,
-        progress=StepsView(step=_step(image), steps=render.spec.steps_to_run),
+        progress=StepsView(step=steps_done(image), steps=render.spec.steps_to_run),
         url=links.file(job.id, image.index, kind) if stored else None,
         content_type=CONTENT_TYPES[kind] if stored else None,
         bytes=stored and stored.size_bytes,
@@ -74,38 +78,15 @@ def _image(job: Job, image: JobImage, links: Links) -> ImageView:
     )
 
 
-def _step(image: JobImage) -> int:
-    """Steps done; the last of them are not reported once the picture is being stored."""
-    finished = image.status in (RenderState.storing, RenderState.succeeded)
-    return image.render.spec.steps_to_run if finished else image.render.step
-
-
 def _progress(job: Job) -> ProgressView:
     parts = [
-        1.0 if i.status in FINAL else _step(i) / i.render.spec.steps_to_run for i in job.images
+        1.0 if i.status in FINAL else steps_done(i) / i.render.spec.steps_to_run for i in job.images
     ]
     return ProgressView(
         images_done=sum(image.status in FINAL for image in job.images),
         images=len(parts),
         fraction=round(sum(parts) / len(parts), 2) if parts else 0.0,
     )
-
-
-def _eta_s(job: Job, now: float) -> float | None:
-    """Seconds until the slowest image is done, at the pace of its own steps so far.
-
-    None while any image waits or has not made a step: its pace would be a guess.
-    """
-    left = [_left_s(image, now) for image in job.images if image.status in OPEN]
-    known = [seconds for seconds in left if seconds is not None]
-    return round(max(known), 1) if known and len(known) == len(left) else None
-
-
-def _left_s(image: JobImage, now: float) -> float | None:
-    render, step = image.render, _step(image)
-    if image.status is RenderState.queued or not step or render.started_at is None:
-        return None
-    return max(0.0, now - render.started_at) / step * (render.spec.steps_to_run - step)
 
 
 def _started_at(job: Job) -> float | None:

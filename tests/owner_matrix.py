@@ -44,7 +44,9 @@ for_admin = partial(Line, "for_admin")
 LINES = {
     # jobs
     "POST /jobs": keyed(202, body={"prompt": "another fox"}),
+    "GET /jobs": keyed(),
     "GET /jobs/{job_id}": about_job(),
+    "DELETE /jobs/{job_id}": about_job(204),
     "POST /jobs/{job_id}/cancel": about_job(job="queued"),
     "POST /jobs/{job_id}/retry": about_job(409),
     "GET /jobs/{job_id}/result": about_job(),

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Request
+from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.responses import Response
 
 from api.auth import Caller, Owner
 from api.door import admit, again
 from api.errors import Problem, responses
+from api.estimates import estimate
 from api.farm import Farm, farm_of
 from api.inputs import keep_inputs, receive
 from api.multipart import Body, order_body
@@ -19,7 +20,7 @@ from api.routes import get
 from api.schemas import EXAMPLES, Limits, form_schema, schema
 from api.shown import shown
 from api.submitting import take
-from shared.answers import JobView
+from shared.answers import EstimateView, JobView
 from shared.store.values import Submission
 
 router = APIRouter(tags=["jobs"])
@@ -38,7 +39,10 @@ _BODY = {
     summary="Order images",
     openapi_extra={"requestBody": _BODY},
     responses={
-        200: {"model": JobView, "description": "Done already, from the cache"},
+        200: {
+            "model": JobView | EstimateView,
+            "description": "Done already, from the cache; or what was asked with `dry_run`",
+        },
         202: {"model": JobView, "description": "Taken; ask `Location` again"},
         **responses(
             "invalid_json", "invalid_value", "missing_field", "unknown_field", "invalid_size",
@@ -54,16 +58,22 @@ def submit(
     owner: Caller,
     body: Annotated[Body, Depends(order_body)],
     idempotency_key: Annotated[str | None, Header()] = None,
+    dry_run: Annotated[
+        bool, Query(description="Take nothing: say what it would cost and when it would be done")
+    ] = False,
 ) -> Response:
     farm = farm_of(request)
     farm.drain.refuse_orders()
-    for name in request.query_params:  # a misread option must not cost a render
-        raise Problem(400, "unknown_field", "POST /jobs takes no query parameters", name)
+    for name in request.query_params.keys() - {"dry_run"}:  # a misread option costs a render
+        raise Problem(400, "unknown_field", "POST /jobs knows only dry_run", name)
     order = parse(body, Limits(farm.catalog, farm.settings.max_n))
     entry = farm.catalog.find(order.model) if order.model else farm.catalog.default
-    order, given = receive(farm, owner, order)
+    order, given = receive(farm, owner, order, keep=not dry_run)
     replay = None if idempotency_key is None else (key_of(idempotency_key), digest(order))
     submission = admit(order, entry, owner, now=time.time(), idempotency=replay, given=given)
+    if dry_run:
+        estimated = estimate(farm, submission).model_dump_json()
+        return Response(estimated, 200, media_type="application/json")
     return _taken(request, farm, owner, submission)
 
 

@@ -17,12 +17,12 @@ from api.dialects.wish import Wish
 from api.errors import Fault, refuse, responses
 from api.farm import Farm, farm_of
 from api.forms import Form, read_form
+from api.holding import answered, ordered, submitted
 from api.inputs import store_image
 from api.pictures import drawn
 from api.reading import json_body, json_object, read
 from api.schemas import Limits
 from api.streaming import stream
-from api.holding import answered, ordered, submitted
 from shared.jobs import Job
 from shared.store.values import Submission
 

@@ -16,12 +16,12 @@ from api.dialects import a1111
 from api.dialects.wish import Wish
 from api.errors import Fault, Problem, refuse, responses
 from api.farm import Farm, farm_of
+from api.holding import Held, answered, ordered
 from api.inputs import store_image
 from api.pictures import drawn
 from api.reading import json_body, json_object, read
 from api.routes import get
 from api.schemas import Limits
-from api.holding import Held, answered, ordered
 from shared import images
 from shared.errors import InvalidOrder, JobFinished, JobNotFound
 from shared.images import PictureInfo, infotext, parse_infotext, read_info

@@ -13,13 +13,13 @@ from api.auth import Caller, Owner
 from api.dialects import plain
 from api.errors import Problem, responses
 from api.farm import Farm, farm_of
+from api.holding import answered, ordered
 from api.negotiation import preferred
 from api.pictures import described, drawn
 from api.reading import json_body, json_object, read
 from api.schemas import EXAMPLES, Limits, schema
 from api.shown import shown
 from api.submitting import take
-from api.holding import answered, ordered
 from shared.answers import JobView
 from shared.jobs import Job
 from shared.store.values import Submission

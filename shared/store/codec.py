@@ -93,7 +93,7 @@ def decode_closed(answer: list[Any]) -> bool | Delayed:
 
 
 def decode_job(seen: list[Any]) -> Job:
-    """From a snapshot: [now, job hash, [render, render hash, rank or -1], ...]."""
+    """From a snapshot: [now, job hash, [render, its hash, rank or -1, rate, work ahead], ...]."""
     fields = _pairs(seen[1])
     images = tuple(_image(index, entry, fields) for index, entry in enumerate(seen[2:]))
     return Job.model_validate(
@@ -108,7 +108,7 @@ def decode_job(seen: list[Any]) -> Job:
 
 
 def _image(index: int, entry: list[Any], job: dict[str, str]) -> JobImage:
-    render_id, flat, rank = entry
+    render_id, flat, rank, rate, ahead_s = entry
     render = _render(render_id, _pairs(flat), float(job["created_at"]))
     dropped: Dropped | None = None
     dropped_at: float | None = None
@@ -122,6 +122,8 @@ def _image(index: int, entry: list[Any], job: dict[str, str]) -> JobImage:
         dropped=dropped,
         dropped_at=dropped_at,
         position=rank if rank >= 0 else None,
+        rate=rate or None,
+        ahead_s=ahead_s or None,
     )
 
 
@@ -130,7 +132,7 @@ def _render(render_id: str, fields: dict[str, str], created_at: float) -> Render
         return _NOTHING.model_copy(
             update={"id": render_id, "queued_at": created_at, "finished_at": created_at}
         )
-    values: dict[str, Any] = {**fields, "id": render_id}
+    values: dict[str, Any] = {**fields, "id": render_id, "cost_s": fields.get("cost", 0)}
     for name in ("spec", "result", "error"):
         if name in values:
             values[name] = json.loads(values[name])

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from typing import Protocol
 
 from shared.jobs import Failure, Job, StoredResult
-from shared.store.queries import JobPage, JobQuery, Owned
+from shared.store.queries import Forecast, JobPage, JobQuery, Owned
 from shared.store.values import (
     Cause,
     Claim,
@@ -56,6 +56,9 @@ class JobStore(Protocol):
         Those that are no longer remembered are left out. O(limit + log n) as a rule, and never more
         than `LOOK_MOST` jobs: a page of rare ones may be short, or empty, with more to come.
         """
+
+    def foresee(self, submission: Submission) -> Forecast:
+        """What this order would meet if it came now; nothing changes. O(n log queued)."""
 
     def disown(self, job_id: str) -> tuple[Owned, ...]:
         """Answer nobody new with the pictures that only this job has, so that they can be deleted.
