@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,13 @@ from api.auth import read_keys
 from api.drain import Drain, LastAnswer
 from api.errors import Problem, add_schema, problem_of, respond
 from api.farm import Farm, answers, remembered
+from api.live import Deaf, Live
 from api.middleware import BodyLimit, RequestLog
 from api.openapi import complete
 from api.reference import add_reference
 from api.routes import (
     admin,
+    events,
     files,
     get,
     index,
@@ -36,6 +39,7 @@ from api.routes import (
     workers,
 )  # fmt: skip
 from api.routes import results as result_routes
+from api.watch import Watch
 from shared.errors import FarmError
 from shared.metrics import ApiMetrics, StoreCollector
 from shared.models import Catalog
@@ -64,8 +68,12 @@ def create_app(
     results: ResultStore,
     catalog: Catalog,
     registry: CollectorRegistry | None = None,
+    open_live: Callable[[], Live] = Deaf,
 ) -> FastAPI:
-    """The API over these parts. Connects to nothing. Raises SettingsError for bad keys."""
+    """The API over these parts. Connects to nothing. Raises SettingsError for bad keys.
+
+    `open_live`: where those who wait hear of their jobs; without it they only ask the store.
+    """
     registry = registry or CollectorRegistry()
     registry.register(StoreCollector(store))
     app = FastAPI(
@@ -90,6 +98,7 @@ def create_app(
         store_faults=remembered(store.faults, STORE_CHECK_S),
         drain=Drain(settings.api_drain_s),
         workers=remembered(store.workers, WORKERS_S),
+        watch=Watch(store, open_live),
     )
     _add_routes(app)
     for kind in (HTTPException, RequestValidationError, FarmError, Problem):
@@ -102,7 +111,8 @@ def create_app(
 
 def _add_routes(app: FastAPI) -> None:
     for router in (
-        jobs.router, index.router, result_routes.router, files.router, models.router, inputs.router
+        jobs.router, index.router, events.router, result_routes.router, files.router,
+        models.router, inputs.router,
     ):  # fmt: skip
         app.include_router(router)
         app.include_router(router, prefix="/v1", include_in_schema=False)

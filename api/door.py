@@ -132,5 +132,5 @@ def _input(order: NewJob, spec: RenderSpec, given: Given) -> dict[str, object]:
         "strength": spec.strength,
         "output_format": order.output_format,
         "output_compression": order.output_compression,
-        "partial_images": 0,
+        "partial_images": order.partial_images,
     }

@@ -15,6 +15,7 @@ from ulid import ULID
 from api.auth import Keys, Owner
 from api.drain import Drain
 from api.links import links
+from api.watch import Watch
 from shared.errors import JobGone, JobNotFound, Unavailable
 from shared.jobs import Job
 from shared.links import Links
@@ -46,6 +47,7 @@ class Farm:
     store_faults: Callable[[], tuple[StoreFault, ...]]
     drain: Drain
     workers: Callable[[], Sequence[WorkerStatus]]  # as of a second ago at most
+    watch: Watch
 
     def links(self, request: Request) -> Links:
         return links(request, self.settings, self.signer)

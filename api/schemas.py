@@ -60,6 +60,9 @@ class NewJob(BaseModel):
     shift: float | None = Field(None, gt=0, le=20, description="The scheduler's shift")
     output_format: Literal["png", "webp", "jpeg"] = "png"
     output_compression: int = Field(100, ge=0, le=100, description="Quality of WebP and JPEG")
+    partial_images: int = Field(
+        0, ge=0, le=3, description="Most previews of each image, told in its event stream"
+    )
     cache: Literal["use", "bypass"] = Field("use", description="`bypass` renders again")
     priority: Literal["high", "normal", "low"] = "normal"
     deadline_s: float | None = Field(
@@ -77,7 +80,6 @@ class NewJob(BaseModel):
 
     # Known names that this version refuses, so that nobody gets half an order.
     loras: list[Any] = Field(default=[], description="Only `[]` in this version")
-    partial_images: int = Field(0, ge=0, le=3, description="Only 0 in this version")
     webhook: Any = Field(None, description="Not available in this version")
 
     @field_validator("model")
@@ -147,7 +149,7 @@ class NewJob(BaseModel):
             raise PydanticCustomError("invalid_value", "at most {most} pairs", {"most": MOST_PAIRS})
         return pairs
 
-    @field_validator("loras", "partial_images")
+    @field_validator("loras")
     @classmethod
     def _none_of_it(cls, value: Any) -> Any:
         if value:

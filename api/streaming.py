@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 from fastapi.responses import StreamingResponse
-from shared.events import PREVIEW, Passing
 from starlette.concurrency import run_in_threadpool
 
 from api.dialects.openai_answers import completed, partial
@@ -17,6 +16,7 @@ from api.errors import problem_body, problem_of
 from api.farm import Farm
 from api.holding import Held, holding, outcome_of
 from api.pictures import drawn
+from shared.events import PREVIEW, Passing
 from shared.jobs import Job, JobImage, RenderState
 
 T = TypeVar("T")

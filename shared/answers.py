@@ -53,7 +53,7 @@ class MetricsView(View):
 
 class UrlsView(View):
     self: str
-    events: str | None
+    events: str
     result: str
     cancel: str
 

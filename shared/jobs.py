@@ -221,6 +221,7 @@ class Job(Record):
     deadline_at: float | None = None
     cancel_requested_at: float | None = None
     images: tuple[JobImage, ...] = ()
+    last_event: str | None = None  # id of its newest stored event when this was read
     version: int = RECORD_VERSION
 
     @property

@@ -6,8 +6,9 @@ farm:jobs             zset    "<job> <owner>" -> when it came: every job there i
 farm:jobs:<owner>     zset    job -> when it came: the same of one owner
 farm:trimmed          string  up to where the index of jobs was searched for records that are gone
 farm:users:<render>   zset    job that refers to it -> when it came, but for the one it was made for
-farm:events:<job>     list    what happened to it
 farm:waiters:<render> set     "<job>:<index>" that this render's end will advance
+farm:events:<job>     list    what happened to it, "<unix seconds> <type> [<index> <attempt>]"
+farm:live:<job>       channel its events as they happen, its progress and its previews
 farm:current:<fp>     string  the render that answers, or is making, this fingerprint
 farm:pending:<pool>   zset    render -> start tag (fair order; rank = queue position)
 farm:delayed:<pool>   zset    render -> when its pause after a fault is over, unix seconds
@@ -44,8 +45,9 @@ KEYS = {
     "owned": "farm:jobs:",
     "trimmed": "farm:trimmed",
     "users": "farm:users:",
-    "events": "farm:events:",
     "waiters": "farm:waiters:",
+    "events": "farm:events:",
+    "live": "farm:live:",
     "current": "farm:current:",
     "pending": "farm:pending:",
     "delayed": "farm:delayed:",

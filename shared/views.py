@@ -31,7 +31,7 @@ def job_view(
         priority=job.priority,
         metadata=job.metadata,
         retries=job.retries,
-        images=[_image(job, image, links) for image in job.images],
+        images=[image_view(job, image, links) for image in job.images],
         queue_position=min(waiting, default=None),
         eta_s=eta_s(job, crew, now),
         progress=_progress(job),
@@ -43,7 +43,9 @@ def job_view(
         deadline_at=_time(job.deadline_at),
         cancel_requested_at=_time(job.cancel_requested_at),
         expires_at=_time(None if finished is None else finished + retention_s),
-        urls=UrlsView(self=here, events=None, result=f"{here}/result", cancel=f"{here}/cancel"),
+        urls=UrlsView(
+            self=here, events=links.events(job.id), result=f"{here}/result", cancel=f"{here}/cancel"
+        ),
     )
 
 
@@ -56,7 +58,8 @@ def _time(seconds: float | None) -> str | None:
     return None if seconds is None else rfc3339(seconds)
 
 
-def _image(job: Job, image: JobImage, links: Links) -> ImageView:
+def image_view(job: Job, image: JobImage, links: Links) -> ImageView:
+    """Raises StoreUnavailable as `job_view` does."""
     render = image.render
     stored = render.result if image.status is RenderState.succeeded else None
     kind = job.input["output_format"]

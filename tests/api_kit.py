@@ -6,6 +6,7 @@ import hashlib
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
@@ -14,6 +15,7 @@ from starlette.testclient import TestClient
 from ulid import ULID
 
 from api.app import create_app
+from api.live import Deaf, MemoryLive
 from shared.errors import ResultGone
 from shared.jobs import Failure, StoredResult
 from shared.models import Catalog, ModelEntry
@@ -91,7 +93,8 @@ class Farm:
     app: FastAPI = field(init=False)
 
     def __post_init__(self) -> None:
-        self.app = create_app(self.settings, self.store, self.results, CATALOG)
+        live = partial(MemoryLive, self.store) if isinstance(self.store, MemoryJobStore) else Deaf
+        self.app = create_app(self.settings, self.store, self.results, CATALOG, open_live=live)
 
     def client(self, key: str | None = None) -> TestClient:
         headers = {"Authorization": f"Bearer {key}"} if key else {}

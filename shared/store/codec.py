@@ -51,6 +51,7 @@ def encode_submission(submission: Submission, weight: float, max_queue: int) -> 
         "weight": weight,
         "max_queue": max_queue,
         "bypass": job.cache == "bypass",
+        "previews": job.input.get("partial_images", 0),
         "version": RECORD_VERSION,
         "record": job.model_dump_json(include=_RECORD),
         "images": [
@@ -103,6 +104,7 @@ def decode_job(seen: list[Any]) -> Job:
             "deadline_at": fields.get("deadline_at"),
             "cancel_requested_at": fields.get("cancel_requested_at"),
             "images": images,
+            "last_event": fields["newest"] or None,
         }
     )
 
@@ -153,6 +155,7 @@ def decode_claim(answer: list[Any]) -> Claim:
         worker=fields["worker"],
         queued_at=float(fields["queued_at"]),
         claimed_at=float(now),
+        previews=int(fields.get("previews", 0)),
     )
 
 

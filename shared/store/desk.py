@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shared.errors import IdempotencyConflict, NotStored, QueueFull
-from shared.jobs import FINAL, Render, RenderState
+from shared.jobs import FINAL, LEASED, Render, RenderState
 from shared.store.attendance import Attendances
 from shared.store.ledger import Entry, JobEntry, Ledger
 from shared.store.queries import Forecast, Way
@@ -37,10 +37,13 @@ class Desk:
             raise NotStored
         self._refuse_when_full(orders, answers)
         entry = self._remember(submission)
+        self._ledger.history.emit(job.id, "job.queued")
         tally = {"hit": 0, "attached": 0, "new": 0}
         for index, (order, answer) in enumerate(zip(orders, answers, strict=True)):
             how = self._wait_for(entry, index, order, answer)
             tally[how] += 1
+        if tally["hit"] == len(orders):
+            self._ledger.history.emit(job.id, "job.succeeded")
         if submission.attendance and not self._ledger.snapshot(job.id).done:
             self._attendances.hold(job.id, job.owner, submission.attendance)
         return Submitted(
@@ -122,13 +125,18 @@ class Desk:
         if entry.render.state is RenderState.succeeded:
             job.cached.add(index)
             self._ledger.count("hit")
+            attempt = entry.render.attempt
+            self._ledger.history.emit(job.job.id, "image.succeeded", index, attempt)
             return "hit"
         if answer is None or self._is_nearer(entry, flow):
             if answer:
                 self._ledger.refund(entry)
             self._ledger.enqueue(entry, flow, charge)
         entry.wanted += 1
+        entry.previews = max(entry.previews, job.job.input.get("partial_images", 0))
         entry.waiters.add((job.job.id, index))
+        if entry.render.state in LEASED:
+            self._ledger.image_running(job.job.id, index, entry)
         if answer:
             self._ledger.count("attached")
         return "attached" if answer else "new"

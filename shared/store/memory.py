@@ -23,6 +23,7 @@ from shared.jobs import (
 from shared.store.attendance import Attendances, MemoryAttendance
 from shared.store.desk import Desk
 from shared.store.ledger import Ledger
+from shared.store.memory_events import MemoryEvents
 from shared.store.memory_index import MemoryIndex
 from shared.store.values import (
     UNWELL_S,
@@ -43,7 +44,7 @@ from shared.store.values import (
 )
 
 
-class MemoryJobStore(MemoryAttendance, MemoryIndex):
+class MemoryJobStore(MemoryAttendance, MemoryEvents, MemoryIndex):
     """See shared/store/port.py. Thread-safe. `clock` gives unix seconds."""
 
     def __init__(
@@ -116,6 +117,8 @@ class MemoryJobStore(MemoryAttendance, MemoryIndex):
             entry.set(RenderState.running, attempt=attempt, worker=worker, step=0, started_at=now)
             self._tokens[token] = entry.render.id
             self._ledger.count("claimed")
+            for job, index in sorted(entry.waiters):
+                self._ledger.image_running(job, index, entry)
             return self._ledger.claimed(entry)
 
     def renew(self, steps: Mapping[str, tuple[str, int]], lease_s: float) -> dict[str, Hold]:
@@ -127,7 +130,9 @@ class MemoryJobStore(MemoryAttendance, MemoryIndex):
         if entry is None or not self._ledger.holds(entry, token):
             return "lost"
         entry.lease_until = self._now() + lease_s
-        entry.set(step=max(step, entry.render.step))
+        if step > entry.render.step:
+            entry.set(step=step)
+            self._ledger.tell_step(entry)
         stop = entry.render.state is RenderState.running and not entry.wanted
         return "cancel" if stop else "held"
 
@@ -138,6 +143,7 @@ class MemoryJobStore(MemoryAttendance, MemoryIndex):
                 return False
             if entry.render.state is RenderState.running:
                 entry.set(RenderState.storing, step=step)
+                self._ledger.tell_step(entry)
             return True
 
     def close(

@@ -6,9 +6,10 @@ effect once. Every method raises StoreUnavailable when the store does not answer
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
+from shared.events import Event
 from shared.jobs import Failure, Job, StoredResult
 from shared.store.queries import Forecast, JobPage, JobQuery, Owned
 from shared.store.values import (
@@ -18,6 +19,7 @@ from shared.store.values import (
     Hold,
     Moved,
     Poison,
+    Pulse,
     Standing,
     Stats,
     StoreFault,
@@ -71,6 +73,16 @@ class JobStore(Protocol):
 
         Nothing happens where there is no such job. Raises JobNotFinished.
         """
+
+    # the API's side, for those who follow
+    def events(self, job_id: str, after: str | None) -> list[Event] | None:
+        """What happened to the job after this event, or at all; the oldest first.
+
+        None: `after` is no event of this job.
+        """
+
+    def pulse(self, job_ids: Sequence[str]) -> dict[str, Pulse]:
+        """How far these jobs are, for a fraction of what `get` costs; one that is gone is left out."""
 
     # the API's side, for clients that wait on an open connection: see `values.Attendance`
     def attend(self, job_id: str, client: str, gone_s: float) -> None:
@@ -135,6 +147,12 @@ class JobStore(Protocol):
 
         `lost`: its worker died, of `cause`; `detail` says it in words for a client. The last
         allowed loss fails the render as `worker_lost`, or as `container_memory` for that cause.
+        """
+
+    def preview(self, render_id: str, token: str, number: int, picture: bytes) -> None:
+        """Show a half-made PNG or JPEG to those who listen and ordered more than `number` of them.
+
+        `number` counts from 0. Nobody hears of it where the lease is lost.
         """
 
     def adopt(self, slot: str) -> Moved:

@@ -18,6 +18,7 @@ from shared.store.checks import faults_of
 from shared.store.durable import Durable
 from shared.store.faults import translated as _translated
 from shared.store.redis_attendance import RedisAttendance
+from shared.store.redis_events import RedisEvents
 from shared.store.redis_index import RedisIndex
 from shared.store.scripts import SCRIPTS, StoreConfig, prelude, source
 from shared.store.server import look
@@ -43,7 +44,7 @@ CONDEMNED_S = 86_400
 BATCH = 200
 
 
-class RedisJobStore(RedisAttendance, RedisIndex):
+class RedisJobStore(RedisAttendance, RedisEvents, RedisIndex):
     """See shared/store/port.py. Thread-safe."""
 
     def __init__(self, client: redis.Redis, config: StoreConfig) -> None:

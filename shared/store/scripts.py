@@ -50,6 +50,7 @@ SCRIPTS = (
     "adopt", "reap", "expire", "reconcile", "audit", "heartbeat", "died", "unwell", "workers",
     "poison", "condemn", "attend", "depart", "abandon", "unattended",
     "jobs", "disown", "delete", "foresee",
+    "jobs", "disown", "delete", "events", "pulse", "preview",
 )  # fmt: skip
 
 

@@ -99,6 +99,7 @@ class Claim:
     worker: str
     queued_at: float
     claimed_at: float
+    previews: int = 0  # how many half-made pictures somebody ordered
 
     @property
     def who(self) -> dict[str, str | int]:
@@ -143,6 +144,15 @@ class Delayed:
 
     number: int  # 1 = the first
     pause_s: float
+
+
+@dataclass(slots=True, frozen=True)
+class Pulse:
+    """How far a job is: stored events, unfinished images, rank of its first pending image."""
+
+    events: int
+    open: int
+    position: int | None
 
 
 class LoadingStep(Record):

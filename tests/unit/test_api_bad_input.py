@@ -115,7 +115,8 @@ def refused(response, farm, status, code, param=None):
         ({"strength": 0.5}, "invalid_value", "strength"),
         ({"webhook": {"url": "https://example.org"}}, "unsupported_for_model", "webhook"),
         ({"loras": [{"name": "a", "scale": 1}]}, "unsupported_for_model", "loras"),
-        ({"partial_images": 1}, "unsupported_for_model", "partial_images"),
+        ({"partial_images": 4}, "invalid_value", "partial_images"),
+        ({"partial_images": -1}, "invalid_value", "partial_images"),
     ],
     ids=lambda value: str(value)[:40],
 )  # fmt: skip

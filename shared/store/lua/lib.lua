@@ -78,10 +78,60 @@ local function is_open(state)
   return state == 'queued' or leased(state)
 end
 
+-- To whoever listens to a job now. A server that lets us tell nobody must not stop the work.
+local function tell(job, message)
+  redis.pcall('PUBLISH', K.live .. job, message)
+end
+
+-- An event of a job: remembered as long as the job, and told to whoever listens now. Its number is
+-- its place in the list. `index` and `attempt` are the image's, if it is about one.
+local function emit(job, type, index, attempt)
+  local line = string.format('%.3f %s', now(), type)
+  if index then
+    line = line .. ' ' .. index .. ' ' .. (attempt or 0)
+  end
+  local number = call('RPUSH', K.events .. job, line)
+  tell(job, number .. ' ' .. line)
+end
+
+-- Whether somebody listens to a job.
+local function heard(job)
+  local seen = redis.pcall('PUBSUB', 'NUMSUB', K.live .. job)
+  return not seen.err and seen[2] > 0
+end
+
+-- Steps done are told, not remembered.
+local function tell_step(render, step)
+  local steps
+  for _, waiter in ipairs(call('SMEMBERS', K.waiters .. render)) do
+    local job, index = waiter:match('^(.*):(%d+)$')
+    if heard(job) then
+      steps = steps or cjson.decode(call('HGET', K.render .. render, 'spec')).steps
+      local said = '{"type":"image.progress","index":%d,"step":%d,"steps":%d}'
+      tell(job, said:format(index, step, steps))
+    end
+  end
+end
+
+local function image_running(job, index, attempt)
+  local open, started = unpack(call('HMGET', K.job .. job, 'open', 'started'))
+  if not open then -- a job that is gone has no events
+    return
+  end
+  if not started then
+    call('HSET', K.job .. job, 'started', 1)
+    emit(job, 'job.running')
+  end
+  emit(job, 'image.running', index, attempt)
+end
+
+-- Of a job's images the highest decides how it ended, as `job_status` of shared/jobs.py does.
+local WEIGHT = { succeeded = 1, expired = 2, failed = 3, canceled = 4 }
+
 -- The job is final: from here on it is remembered for RETENTION_S, and its renders a little longer.
 local function finish_job(job)
   call('ZREM', K.deadlines, job)
-  call('EXPIRE', K.job .. job, RETENTION_S)
+  local index, outcome = 0, 'succeeded'
   for render in (call('HGET', K.job .. job, 'renders') or ''):gmatch('%S+') do
     local state, fingerprint = unpack(call('HMGET', K.render .. render, 'state', 'fingerprint'))
     if state and not is_open(state) then -- another job waits for an open one, and outlives this
@@ -89,19 +139,31 @@ local function finish_job(job)
       call('EXPIRE', K.users .. render, RETENTION_S + 3600)
       call('EXPIRE', K.current .. fingerprint, RETENTION_S)
     end
+    local dropped = call('HGET', K.job .. job, 'drop:' .. index)
+    local ended = dropped and dropped:match('^%S+') or state or 'failed'
+    if WEIGHT[ended] > WEIGHT[outcome] then
+      outcome = ended
+    end
+    index = index + 1
   end
+  emit(job, 'job.' .. outcome)
+  call('EXPIRE', K.job .. job, RETENTION_S)
+  call('EXPIRE', K.events .. job, RETENTION_S)
 end
 
-local function image_done(job)
-  if call('EXISTS', K.job .. job) == 1 and call('HINCRBY', K.job .. job, 'open', -1) == 0 then
-    finish_job(job)
+local function image_done(job, index, state, attempt)
+  if call('EXISTS', K.job .. job) == 1 then
+    emit(job, 'image.' .. state, index, attempt)
+    if call('HINCRBY', K.job .. job, 'open', -1) == 0 then
+      finish_job(job)
+    end
   end
 end
 
 -- End a render: `fields` are its last ones. Every waiting job is advanced.
 local function end_render(render, state, fields)
   local key = K.render .. render
-  local fingerprint, slot = unpack(call('HMGET', key, 'fingerprint', 'slot'))
+  local fingerprint, slot, attempt = unpack(call('HMGET', key, 'fingerprint', 'slot', 'attempt'))
   call('HSET', key, 'state', state, 'finished_at', precise(now()), unpack(fields or {}))
   unlease(render, slot)
   if state ~= 'succeeded' then
@@ -109,7 +171,8 @@ local function end_render(render, state, fields)
   end
   count(state)
   for _, waiter in ipairs(call('SMEMBERS', K.waiters .. render)) do
-    image_done(waiter:match('^(.*):'))
+    local job, index = waiter:match('^(.*):(%d+)$')
+    image_done(job, index, state, attempt)
   end
   call('DEL', K.waiters .. render)
 end
@@ -205,8 +268,8 @@ end
 -- next step if it runs (then the image shows what is true: that it still runs).
 local function drop_image(job, index, render, why)
   local key = K.render .. render
-  local state, pool, flow, charge, wanted =
-    unpack(call('HMGET', key, 'state', 'pool', 'flow', 'charge', 'wanted'))
+  local state, pool, flow, charge, wanted, attempt =
+    unpack(call('HMGET', key, 'state', 'pool', 'flow', 'charge', 'wanted', 'attempt'))
   local member = job .. ':' .. index
   if call('SISMEMBER', K.waiters .. render, member) == 0 then
     return
@@ -223,7 +286,7 @@ local function drop_image(job, index, render, why)
     dequeue(pool, render, flow, tonumber(charge))
     end_render(render, 'canceled')
   end
-  image_done(job) -- last: what the job remembers must be final by then
+  image_done(job, index, 'canceled', attempt) -- last: what the job remembers must be final by then
 end
 
 -- Drop what has not started of jobs whose deadline has passed; answers these jobs.
@@ -382,6 +445,13 @@ local function abandon(job)
   return canceled
 end
 
+-- The id of a job's newest event, as shared/events.py spells it; '' where it has none.
+local function newest(job)
+  local number = call('LLEN', K.events .. job)
+  local at = number > 0 and call('LINDEX', K.events .. job, -1):match('^%S+')
+  return at and (number .. '-' .. at:gsub('%.', '')) or ''
+end
+
 -- Predicted device seconds of the first `renders` of a queue: exact for SAMPLE of them, else from one
 -- of each of SAMPLE equal stretches, at a place that differs, since a queue of few flows is periodic.
 local SAMPLE = 16
@@ -402,6 +472,8 @@ local function snapshot(job)
   if #record == 0 then
     return false
   end
+  record[#record + 1] = 'newest'
+  record[#record + 1] = newest(job)
   local seen = { precise(now()), record }
   local last, last_rank, last_pool
   for render in call('HGET', K.job .. job, 'renders'):gmatch('%S+') do

@@ -1,5 +1,5 @@
 -- The whole order in one step: replay, cache, single-flight, pending, tickets, record.
--- ARGV: JSON {job, owner, priority, weight, version, record, deadline_s, bypass, max_queue,
+-- ARGV: JSON {job, owner, priority, weight, version, record, deadline_s, bypass, max_queue, previews,
 --             idempotency: {key, body}, attendance: {client, gone_s, body, repeats}, stored_only, images: [{render, fingerprint, pool, spec, cost}]}
 -- Answers {'ok' | 'replayed', snapshot, hits, attached, made} or {'full' | 'conflict' | 'not_stored'}.
 
@@ -69,6 +69,10 @@ end
 call('HSET', key, 'record', order.record, 'owner', order.owner, 'created_at', precise(time),
   'open', open, 'renders', table.concat(renders, ' '))
 index_job(order.job, order.owner, time)
+emit(order.job, 'job.queued')
+if order.previews > 0 then
+  call('HSET', key, 'previews', order.previews)
+end
 if order.deadline_s then
   call('HSET', key, 'deadline_at', precise(time + order.deadline_s))
   call('ZADD', K.deadlines, precise(time + order.deadline_s), order.job)
@@ -96,6 +100,7 @@ for index, image in ipairs(order.images) do
     call('PERSIST', K.current .. image.fingerprint)
     call('HSET', key, 'cached:' .. (index - 1), 1)
     count('hit')
+    emit(order.job, 'image.succeeded', index - 1, call('HGET', render, 'attempt'))
   else
     if image.how == 'new' then
       call('SADD', K.pools, image.pool)
@@ -109,7 +114,9 @@ for index, image in ipairs(order.images) do
       else
         call('SET', K.current .. image.fingerprint, image.answer)
       end
-    elseif call('HGET', render, 'state') == 'queued' then
+    elseif call('HGET', render, 'state') ~= 'queued' then
+      image_running(order.job, index - 1, call('HGET', render, 'attempt'))
+    else
       -- A second buyer may be nearer to the head of the queue than the first: then he pays.
       if start_tag(image.pool, flow) < tonumber(call('HGET', render, 'tag')) then
         local payer, paid = unpack(call('HMGET', render, 'flow', 'charge'))
@@ -119,6 +126,10 @@ for index, image in ipairs(order.images) do
     end
     if image.how == 'attached' then
       count('attached')
+    end
+    if order.previews > 0 then
+      local most = math.max(tonumber(call('HGET', render, 'previews') or 0), order.previews)
+      call('HSET', render, 'previews', most)
     end
     call('HINCRBY', render, 'wanted', 1)
     call('SADD', K.waiters .. image.answer, order.job .. ':' .. (index - 1))
