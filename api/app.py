@@ -20,18 +20,23 @@ from api.errors import Problem, add_schema, problem_of, respond
 from api.farm import Farm, answers, remembered
 from api.live import Deaf, Live
 from api.middleware import BodyLimit, RequestLog
+from api.openapi import complete
+from api.reference import add_reference
 from api.routes import (
     admin,
     events,
     files,
     get,
+    index,
     inputs,
     jobs,
+    methods_at,
     models,
     openai,
     ops,
     sdapi,
     txt2img,
+    verify,
     webhooks,
     workers,
 )  # fmt: skip
@@ -49,6 +54,7 @@ from shared.webhooks import trusted_hosts
 WEB = Path(__file__).parent / "web"
 STORAGE_CHECK_S = 5.0
 STORE_CHECK_S = 30.0
+WORKERS_S = 1.0
 _PAGE = {
     "Cache-Control": "no-cache",
     "Content-Security-Policy": (
@@ -78,6 +84,7 @@ def create_app(
         version=_version(),
         description=_ABOUT,
         redirect_slashes=False,
+        docs_url=None,  # api.reference serves it without another's server
         redoc_url=None,
     )
     app.state.farm = Farm(
@@ -94,6 +101,7 @@ def create_app(
         storage_answers=remembered(lambda: answers(results.check), STORAGE_CHECK_S),
         store_faults=remembered(store.faults, STORE_CHECK_S),
         drain=Drain(settings.api_drain_s),
+        workers=remembered(store.workers, WORKERS_S),
         watch=Watch(store, open_live),
     )
     _add_routes(app)
@@ -107,8 +115,8 @@ def create_app(
 
 def _add_routes(app: FastAPI) -> None:
     for router in (
-        jobs.router, events.router, result_routes.router, files.router, models.router,
-        inputs.router, webhooks.router,
+        jobs.router, index.router, verify.router, events.router, result_routes.router,
+        files.router, models.router, inputs.router, webhooks.router,
     ):  # fmt: skip
         app.include_router(router)
         app.include_router(router, prefix="/v1", include_in_schema=False)
@@ -122,8 +130,9 @@ def _add_routes(app: FastAPI) -> None:
     app.include_router(workers.router)
     app.mount("/web", _Assets(directory=WEB))
     get(app.router, "/", include_in_schema=False)(_page)
+    add_reference(app)
     described = app.openapi
-    app.openapi = lambda: add_schema(described())  # type: ignore[method-assign]
+    app.openapi = lambda: complete(add_schema(described()))  # type: ignore[method-assign]
 
 
 class _Assets(StaticFiles):
@@ -138,6 +147,9 @@ def _page() -> FileResponse:
 
 
 async def _answer(request: Request, error: Exception) -> Response:
+    if isinstance(error, HTTPException) and error.status_code == 405:
+        methods = methods_at(request.app.routes, request.url.path)
+        error.headers = {"Allow": ", ".join(methods)} if methods else error.headers
     return respond(request, problem_of(error))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -26,7 +26,7 @@ from shared.settings import Settings
 from shared.signing import Signer
 from shared.ssrf import Hosts
 from shared.store.port import JobStore
-from shared.store.values import StoreFault
+from shared.store.values import StoreFault, WorkerStatus
 
 T = TypeVar("T")
 
@@ -48,6 +48,7 @@ class Farm:
     storage_answers: Callable[[], bool]
     store_faults: Callable[[], tuple[StoreFault, ...]]
     drain: Drain
+    workers: Callable[[], Sequence[WorkerStatus]]  # as of a second ago at most
     watch: Watch
 
     def links(self, request: Request) -> Links:

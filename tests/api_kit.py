@@ -115,8 +115,8 @@ class Farm:
         assert claimed is not None, "nothing is queued"
         return self.finish(claimed)
 
-    def finish(self, claimed: Claim) -> bytes:
-        return finish(self.store, self.results, claimed)
+    def finish(self, claimed: Claim, device_s: float = 0.0) -> bytes:
+        return finish(self.store, self.results, claimed, device_s)
 
     def fail(self, code: str = "render_error", message: str = "the engine failed") -> None:
         claimed = self.claim()
@@ -128,7 +128,7 @@ def claim(store: JobStore, pool: str = TINY.pool) -> Claim | None:
     return store.claim(pool, str(ULID()), "slot-0", "worker-0", 60.0)
 
 
-def finish(store: JobStore, results: FakeResults, claimed: Claim) -> bytes:
+def finish(store: JobStore, results: FakeResults, claimed: Claim, device_s: float = 0.0) -> bytes:
     png = draw(claimed.spec.width, claimed.spec.height, claimed.spec.seed)
     result = StoredResult(
         fingerprint=claimed.fingerprint,
@@ -142,7 +142,7 @@ def finish(store: JobStore, results: FakeResults, claimed: Claim) -> bytes:
     )
     results.put(result, png, {})
     assert store.storing(claimed.render_id, claimed.token, claimed.spec.steps)
-    assert store.close(claimed.render_id, claimed.token, result)
+    assert store.close(claimed.render_id, claimed.token, result, device_s=device_s)
     return png
 
 

@@ -19,7 +19,7 @@ from api.errors import Problem, responses
 from api.farm import Farm, farm_of
 from api.negotiation import preferred
 from api.routes import get
-from api.shown import view_of
+from api.shown import seen
 from api.signed import Expiry, Signature, opener
 from shared.errors import JobNotFound, StoreUnavailable
 from shared.events import PING, Event, Passing, event_of
@@ -113,7 +113,7 @@ class _Follower:
         """The event with the job, or its image, as it is now. Raises StoreUnavailable, JobNotFound."""
         job = self._job_since(event)
         if event.index is None:
-            data = view_of(self.request, self.farm, job).model_dump_json()
+            data = seen(self.request, self.farm, job).model_dump_json()
         else:
             image, links = job.images[event.index], self.farm.links(self.request)
             data = image_view(job, image, links).model_dump_json()
@@ -126,5 +126,5 @@ class _Follower:
         return self.job
 
     def _snapshot(self, job: Job) -> bytes:
-        view = view_of(self.request, self.farm, job)
+        view = seen(self.request, self.farm, job)
         return sse.message("job.snapshot", view.model_dump_json(), job.last_event)

@@ -6,12 +6,14 @@ import time
 from collections.abc import Callable
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Request
+from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.responses import Response
+from starlette.concurrency import run_in_threadpool
 
 from api.auth import Caller, Owner
 from api.door import admit, again
 from api.errors import Problem, responses
+from api.estimates import estimate
 from api.farm import Farm, farm_of
 from api.inputs import keep_inputs, receive
 from api.multipart import Body, order_body
@@ -21,7 +23,7 @@ from api.routes import get
 from api.schemas import EXAMPLES, Limits, form_schema, schema
 from api.shown import shown
 from api.submitting import take
-from shared.answers import JobView
+from shared.answers import EstimateView, JobView
 from shared.jobs import Job
 from shared.store.values import Submission
 
@@ -41,7 +43,10 @@ _BODY = {
     summary="Order images",
     openapi_extra={"requestBody": _BODY},
     responses={
-        200: {"model": JobView, "description": "Done already, from the cache"},
+        200: {
+            "model": JobView | EstimateView,
+            "description": "Done already, from the cache; or what was asked with `dry_run`",
+        },
         202: {"model": JobView, "description": "Taken; ask `Location` again"},
         **responses(
             "invalid_json", "invalid_value", "missing_field", "unknown_field", "invalid_size",
@@ -58,22 +63,28 @@ async def submit(
     owner: Caller,
     body: Annotated[Body, Depends(order_body)],
     idempotency_key: Annotated[str | None, Header()] = None,
+    dry_run: Annotated[
+        bool, Query(description="Take nothing: say what it would cost and when it would be done")
+    ] = False,
     prefer: Prefer = None,
 ) -> Response:
     farm = farm_of(request)
 
     def submission() -> Submission:
         farm.drain.refuse_orders()
-        for name in request.query_params:  # a misread option must not cost a render
-            raise Problem(400, "unknown_field", "POST /jobs takes no query parameters", name)
+        for name in request.query_params.keys() - {"dry_run"}:  # a misread option costs a render
+            raise Problem(400, "unknown_field", "POST /jobs knows only dry_run", name)
         order = parse(body, Limits(farm.catalog, farm.settings.max_n, hosts=farm.hosts))
         entry = farm.catalog.find(order.model) if order.model else farm.catalog.default
-        order, given = receive(farm, owner, order)
+        order, given = receive(farm, owner, order, keep=not dry_run)
         replay = None if idempotency_key is None else (key_of(idempotency_key), digest(order))
         now, base = time.time(), farm.links(request).base
         return admit(order, entry, owner, now=now, idempotency=replay, given=given, base=base)
 
-    return await _taken(request, farm, owner, submission)
+    if dry_run:
+        estimated = await run_in_threadpool(lambda: estimate(farm, submission()))
+        return Response(estimated.model_dump_json(), media_type="application/json")
+    return await taken(request, farm, owner, submission)
 
 
 @get(
@@ -148,10 +159,10 @@ async def retry(
         keep_inputs(farm, old)
         return again(old, entry, now=time.time(), idempotency=replay)
 
-    return await _taken(request, farm, owner, submission)
+    return await taken(request, farm, owner, submission)
 
 
-async def _taken(
+async def taken(
     request: Request, farm: Farm, owner: Owner, submission: Callable[[], Submission]
 ) -> Response:
     """The job that is ordered, as soon as it is done if the client waits for it."""

@@ -10,6 +10,7 @@ from shared.errors import JobNotFound
 from shared.events import PROGRESS
 from shared.jobs import (
     LEASED,
+    OPEN,
     Dropped,
     Failure,
     Job,
@@ -226,25 +227,33 @@ class Ledger:
         self.image_done(*waiter, entry)
 
     def snapshot(self, job_id: str) -> Job:
-        """The job, its renders and their queue positions."""
+        """The job, its renders and their places in the queue."""
         entry = self.job(job_id)
-        ranks: dict[str, int] = {}
-        for render in self.pending():
-            pool = self.renders[render].render.pool
-            ranks[render] = sum(self.renders[r].render.pool == pool for r in ranks)
-        images = tuple(
-            JobImage(
-                index=index,
-                render=self.renders[render].render,
-                cached=index in entry.cached or self.renders[render].render.found,
-                dropped=entry.dropped.get(index, (None, 0))[0],
-                dropped_at=entry.dropped.get(index, (None, None))[1],
-                position=ranks.get(render),
-            )
-            for index, render in enumerate(entry.renders)
-        )
+        queues: dict[str, list[Entry]] = {}
+        for waiting in map(self.renders.__getitem__, self.pending()):
+            queues.setdefault(waiting.render.pool, []).append(waiting)
+        ranks = {e.render.id: rank for queue in queues.values() for rank, e in enumerate(queue)}
+        last = max((r for r in entry.renders if r in ranks), key=ranks.__getitem__, default=None)
+        images = []
+        for index, name in enumerate(entry.renders):
+            image = self._image(entry, index, self.renders[name].render, ranks.get(name))
+            if name == last:
+                ahead = queues[image.render.pool][: ranks[name]]
+                image = image.model_copy(update={"ahead_s": sum(e.cost for e in ahead)})
+            images.append(image)
         newest = self.history.newest(job_id)
-        return entry.job.model_copy(update={"images": images, "last_event": newest})
+        return entry.job.model_copy(update={"images": tuple(images), "last_event": newest})
+
+    def _image(self, entry: JobEntry, index: int, render: Render, rank: int | None) -> JobImage:
+        return JobImage(
+            index=index,
+            render=render,
+            cached=index in entry.cached or render.found,
+            dropped=entry.dropped.get(index, (None, 0))[0],
+            dropped_at=entry.dropped.get(index, (None, None))[1],
+            position=rank,
+            rate=self.rates.get(render.pool) if render.state in OPEN else None,
+        )
 
     def claimed(self, entry: Entry) -> Claim:
         return Claim(
@@ -258,6 +267,7 @@ class Ledger:
             worker=entry.render.worker or "",
             queued_at=entry.render.queued_at,
             claimed_at=self.now(),
+            against=entry.render.against,
             previews=entry.previews,
         )
 

@@ -7,8 +7,10 @@ from threading import RLock
 
 from shared.errors import JobNotFinished
 from shared.store.attendance import Attendances
+from shared.store.desk import Desk
 from shared.store.ledger import Ledger
-from shared.store.queries import Gathering, JobPage, JobQuery, Owned, came_at
+from shared.store.queries import Forecast, Gathering, JobPage, JobQuery, Owned, came_at
+from shared.store.values import Submission
 
 
 class MemoryIndex:
@@ -17,6 +19,7 @@ class MemoryIndex:
     _lock: RLock
     _ledger: Ledger
     _attendances: Attendances
+    _desk: Desk
     _idempotency: dict[tuple[str, str], tuple[str, str]]
     _tokens: dict[str, str]
 
@@ -43,6 +46,10 @@ class MemoryIndex:
             here = (known.job.created_at, cursor) if known else (came_at(cursor), "")
             came = [one for one in came if (one < here if query.newest_first else one > here)]
         return [job_id for _, job_id in (reversed(came) if query.newest_first else came)]
+
+    def foresee(self, submission: Submission) -> Forecast:
+        with self._lock:
+            return self._desk.foresee(submission)
 
     def disown(self, job_id: str) -> tuple[Owned, ...]:
         with self._lock:

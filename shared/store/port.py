@@ -10,15 +10,16 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from shared.events import Event
-from shared.jobs import Failure, Job, StoredResult
+from shared.jobs import Job
 from shared.store.outbox import Outbox
-from shared.store.queries import JobPage, JobQuery, Owned
+from shared.store.queries import Forecast, JobPage, JobQuery, Owned
 from shared.store.values import (
     Cause,
     Claim,
     Delayed,
     Hold,
     Moved,
+    Outcome,
     Poison,
     Pulse,
     Standing,
@@ -59,6 +60,9 @@ class JobStore(Outbox, Protocol):
         Those that are no longer remembered are left out. O(limit + log n) as a rule, and never more
         than `LOOK_MOST` jobs: a page of rare ones may be short, or empty, with more to come.
         """
+
+    def foresee(self, submission: Submission) -> Forecast:
+        """What this order would meet if it came now; nothing changes. O(n log queued)."""
 
     def disown(self, job_id: str) -> tuple[Owned, ...]:
         """Answer nobody new with the pictures that only this job has, so that they can be deleted.
@@ -119,13 +123,14 @@ class JobStore(Outbox, Protocol):
         self,
         render_id: str,
         token: str,
-        outcome: StoredResult | Failure | None,
+        outcome: Outcome,
         *,
         found: bool = False,
         device_s: float = 0.0,
     ) -> bool | Delayed:
         """End the render: a result, a failure, or None for canceled. False: the lease is lost.
 
+        A verdict ends it well, and answers nobody: it stored nothing.
         A result that is not `exact` ends its jobs well and answers no later order. The answer is
         Delayed to a retryable failure while the render's budget lasts; one that nobody wants any
         more is canceled. `found`: the result was stored before. `device_s` corrects later cost

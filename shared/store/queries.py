@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from ulid import ULID
 
@@ -62,6 +63,25 @@ class Owned:
     render_id: str
     result: StoredResult
     found: bool
+
+
+Way = Literal["hit", "attached", "new"]
+
+
+@dataclass(slots=True, frozen=True)
+class Forecast:
+    """What an order would meet if it came now.
+
+    `ways`: how each image would be answered. `first` and `last`: the places of its images in the
+    queue, None where none waits. `ahead_s`: predicted device seconds of what is before the last.
+    """
+
+    ways: tuple[Way, ...]
+    first: int | None
+    last: int | None
+    ahead_s: float
+    rate: float | None  # measured / predicted device seconds
+    queued: int  # renders of anybody
 
 
 class Gathering:

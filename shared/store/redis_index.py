@@ -13,7 +13,9 @@ from shared.errors import JobNotFinished, JobNotFound
 from shared.jobs import Job, StoredResult
 from shared.store import codec
 from shared.store.faults import translated
-from shared.store.queries import Gathering, JobPage, JobQuery, Owned, came_at
+from shared.store.queries import Forecast, Gathering, JobPage, JobQuery, Owned, came_at
+from shared.store.scripts import StoreConfig
+from shared.store.values import WEIGHTS, Submission
 
 
 class RedisIndex:
@@ -21,6 +23,7 @@ class RedisIndex:
 
     _redis: redis.Redis
     _scripts: dict[str, Script]
+    _config: StoreConfig
 
     def _run(self, script: str, *args: str | float) -> Any:
         raise NotImplementedError
@@ -39,6 +42,20 @@ class RedisIndex:
         for job_id in ids:
             self._scripts["get"](args=[job_id], client=pipe)
         return [codec.decode_job(seen) if seen else None for seen in pipe.execute()]
+
+    @translated
+    def foresee(self, submission: Submission) -> Forecast:
+        weight = WEIGHTS[submission.job.priority]
+        fields = codec.encode_submission(submission, weight, self._config.max_queue)
+        ways, first, last, ahead_s, rate, queued = self._run("foresee", json.dumps(fields))
+        return Forecast(
+            tuple(ways),
+            first if first >= 0 else None,
+            last if last >= 0 else None,
+            float(ahead_s),
+            float(rate) if rate else None,
+            queued,
+        )
 
     @translated
     def disown(self, job_id: str) -> tuple[Owned, ...]:

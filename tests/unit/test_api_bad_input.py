@@ -329,7 +329,7 @@ def test_an_idempotency_key_is_visible_ascii(farm, client, key):
         ("GET", "/models/nothing", 404, "model_not_found"),
         ("GET", "/models/nothing/at/all", 404, "model_not_found"),
         ("GET", "/readyz?model=nothing", 400, "model_not_found"),
-        ("DELETE", "/jobs/nothing", 405, "method_not_allowed"),
+        ("PUT", "/jobs/nothing", 405, "method_not_allowed"),
         ("GET", "/jobs/nothing/cancel", 405, "method_not_allowed"),
         ("POST", "/web/app.js", 405, "method_not_allowed"),
         ("BREW", "/jobs", 405, "method_not_allowed"),
@@ -343,6 +343,14 @@ def test_a_url_or_method_that_is_not_there(farm, client, method, path, status, c
     assert problem["instance"].startswith("/")
 
 
-def test_405_says_what_is_allowed(client):
-    assert client.put("/jobs").headers["allow"] == "POST"
-    assert client.post("/models").headers["allow"] == "GET, HEAD"
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [
+        ("/jobs", "GET, HEAD, POST"),
+        ("/v1/jobs/nothing", "DELETE, GET, HEAD"),
+        ("/models", "GET, HEAD"),
+        ("/web/x", "GET, HEAD"),
+    ],
+)
+def test_a_405_names_every_method_of_the_url(client, path, methods):
+    assert client.request("PATCH", path).headers["allow"] == methods

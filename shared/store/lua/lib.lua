@@ -388,6 +388,22 @@ local function others_use(render, job)
   end
 end
 
+-- Which render answers an image: one that succeeded, or one that somebody still waits for.
+local function answering(fingerprint)
+  local render = call('GET', K.current .. fingerprint)
+  if not render then
+    return nil
+  end
+  local state, wanted = unpack(call('HMGET', K.render .. render, 'state', 'wanted'))
+  if state == 'succeeded' then
+    return render, 'hit'
+  end
+  if state and is_open(state) and tonumber(wanted) > 0 then
+    return render, 'attached'
+  end
+  return nil
+end
+
 -- A client waits for the job on an open connection. A job that no such client ordered stays unheld:
 -- it is nobody's to abandon.
 local function attend(job, client, gone_s)
@@ -483,7 +499,21 @@ local function newest(job)
   return at and (number .. '-' .. at:gsub('%.', '')) or ''
 end
 
--- A job as one moment sees it: {now, job hash, {render, render hash, rank or -1}, ...}; false: none.
+-- Predicted device seconds of the first `renders` of a queue: exact for SAMPLE of them, else from one
+-- of each of SAMPLE equal stretches, at a place that differs, since a queue of few flows is periodic.
+local SAMPLE = 32
+local function work_ahead(pool, renders)
+  local looks, sum = math.min(renders, SAMPLE), 0
+  for i = 0, looks - 1 do
+    local at = math.floor((i + (i + 1) * 0.6180339887498949 % 1) * renders / looks)
+    local render = call('ZRANGE', K.pending .. pool, at, at)[1]
+    sum = sum + tonumber(render and call('HGET', K.render .. render, 'cost') or 0)
+  end
+  return looks > 0 and sum * renders / looks or 0
+end
+
+-- A job as one moment sees it: {now, job hash, {render, render hash, rank or -1, measured rate or '',
+-- work ahead or ''}, ...}; false: none. Only its last queued image is told what is ahead.
 local function snapshot(job)
   local record = call('HGETALL', K.job .. job)
   if #record == 0 then
@@ -492,11 +522,20 @@ local function snapshot(job)
   record[#record + 1] = 'newest'
   record[#record + 1] = newest(job)
   local seen = { precise(now()), record }
+  local last, last_rank, last_pool
   for render in call('HGET', K.job .. job, 'renders'):gmatch('%S+') do
     local fields = call('HGETALL', K.render .. render)
-    local pool = call('HGET', K.render .. render, 'pool')
+    local pool, state = unpack(call('HMGET', K.render .. render, 'pool', 'state'))
     local rank = pool and call('ZRANK', K.pending .. pool, render) or false
-    seen[#seen + 1] = { render, fields, rank or -1 }
+    local rate = pool and is_open(state) and call('GET', K.rate .. pool) or ''
+    local entry = { render, fields, rank or -1, rate, '' }
+    if rank and rank > (last_rank or -1) then
+      last, last_rank, last_pool = entry, rank, pool
+    end
+    seen[#seen + 1] = entry
+  end
+  if last then
+    last[5] = precise(work_ahead(last_pool, last_rank))
   end
   return seen
 end

@@ -32,22 +32,6 @@ if order.attendance and order.attendance.repeats then
   end
 end
 
--- Which render answers an image: one that succeeded, or one that somebody still waits for.
-local function answering(fingerprint)
-  local render = call('GET', K.current .. fingerprint)
-  if not render then
-    return nil
-  end
-  local state, wanted = unpack(call('HMGET', K.render .. render, 'state', 'wanted'))
-  if state == 'succeeded' then
-    return render, 'hit'
-  end
-  if state and is_open(state) and tonumber(wanted) > 0 then
-    return render, 'attached'
-  end
-  return nil
-end
-
 local tally = { hit = 0, attached = 0, new = 0 }
 local fresh = {}
 for _, image in ipairs(order.images) do
@@ -127,6 +111,9 @@ for index, image in ipairs(order.images) do
         'state', 'queued', 'attempt', 0, 'losses', 0, 'step', 0, 'wanted', 0,
         'queued_at', precise(time), 'cost', precise(image.cost), 'version', order.version,
         'job', order.job)
+      if image.against then
+        call('HSET', render, 'against', image.against)
+      end
       enqueue(image.pool, image.answer, flow, charge)
       if order.bypass then
         call('HSET', render, 'fresh', 1)
