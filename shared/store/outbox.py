@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 
 from shared.jobs import Record
 
+OUTCOMES = ("delivered", "gone", "refused", "unreachable")  # of an attempt
 State = Literal["waiting", "delivered", "failed", "gone"]
 LANE_MOST, OWNER_MOST = 4, 16  # deliveries under way at one moment
 LOG_MOST = 20  # attempts that are remembered of one delivery
