@@ -69,11 +69,9 @@ def receive(farm: Farm, owner: Owner, order: NewJob, *, keep: bool = True) -> tu
 def keep_inputs(farm: Farm, job: Job) -> None:
     """The input pictures of a job that is ordered again are as fresh as if they were sent again."""
     inputs = Inputs(farm.results)
-    specs = (image.render.spec for image in job.images)
-    for sha256 in {s for spec in specs for s in (spec.init_image_sha256, spec.mask_image_sha256)}:
-        if sha256:
-            with suppress(InputMissing):  # the worker will say so
-                inputs.renew(job.owner, sha256)
+    for sha256 in {sha256 for image in job.images for sha256 in image.render.spec.inputs}:
+        with suppress(InputMissing):  # the worker will say so
+            inputs.renew(job.owner, sha256)
 
 
 def _taken(
