@@ -113,6 +113,12 @@ class RenderSpec(Passed):
         return frozenset(filter(None, (self.init_image_sha256, self.mask_image_sha256)))
 
     @property
+    def mode(self) -> Literal["txt2img", "img2img", "inpaint"]:
+        if self.init_image_sha256 is None:
+            return "txt2img"
+        return "inpaint" if self.mask_image_sha256 else "img2img"
+
+    @property
     def steps_to_run(self) -> int:
         """From an input picture only the last part of the schedule runs, one step at least.
 
