@@ -33,6 +33,7 @@ CODES: dict[str, Kind] = {
         missing_field="A required field is missing.",
         unknown_field="There is no such field.",
         conflicting_fields="A field and its alias say different things.",
+        invalid_cursor="`after` or `before` is not the id of a job.",
         invalid_size="Width or height is outside what the model can draw.",
         invalid_image="The picture cannot be read, is too large, or is not yours.",
         unsupported_for_model="This cannot be ordered here.",

@@ -37,6 +37,7 @@ class Limits:
 
     catalog: Catalog
     max_n: int
+    blank_prompt: bool = False  # a dialect where a picture says enough
 
 
 class NewJob(BaseModel):
@@ -46,7 +47,7 @@ class NewJob(BaseModel):
 
     # First: the limits of the fields below are the model's.
     model: str | None = Field(None, description="Id or alias in `GET /models`")
-    prompt: Text = Field(min_length=1, description="Not blank")
+    prompt: Text = Field(description="Not blank", json_schema_extra={"minLength": 1})
     negative_prompt: Text = Field("", description="What should not be seen; needs guidance")
     width: int | None = Field(None, description="px, a multiple of 16 inside the model's limits")
     height: int | None = Field(None, validate_default=True, description="As `width`")
@@ -59,6 +60,9 @@ class NewJob(BaseModel):
     shift: float | None = Field(None, gt=0, le=20, description="The scheduler's shift")
     output_format: Literal["png", "webp", "jpeg"] = "png"
     output_compression: int = Field(100, ge=0, le=100, description="Quality of WebP and JPEG")
+    partial_images: int = Field(
+        0, ge=0, le=3, description="Most previews of each image, told in its event stream"
+    )
     cache: Literal["use", "bypass"] = Field("use", description="`bypass` renders again")
     priority: Literal["high", "normal", "low"] = "normal"
     deadline_s: float | None = Field(
@@ -76,7 +80,6 @@ class NewJob(BaseModel):
 
     # Known names that this version refuses, so that nobody gets half an order.
     loras: list[Any] = Field(default=[], description="Only `[]` in this version")
-    partial_images: int = Field(0, ge=0, le=3, description="Only 0 in this version")
     webhook: Any = Field(None, description="Not available in this version")
 
     @field_validator("model")
@@ -91,8 +94,8 @@ class NewJob(BaseModel):
 
     @field_validator("prompt")
     @classmethod
-    def _not_blank(cls, prompt: str) -> str:
-        if not prompt.strip():
+    def _not_blank(cls, prompt: str, info: ValidationInfo) -> str:
+        if not prompt.strip() and not _limits(info).blank_prompt:
             raise PydanticCustomError("invalid_value", "must not be blank")
         return prompt
 
@@ -146,7 +149,7 @@ class NewJob(BaseModel):
             raise PydanticCustomError("invalid_value", "at most {most} pairs", {"most": MOST_PAIRS})
         return pairs
 
-    @field_validator("loras", "partial_images")
+    @field_validator("loras")
     @classmethod
     def _none_of_it(cls, value: Any) -> Any:
         if value:

@@ -18,6 +18,14 @@ class StepsView(View):
     steps: int
 
 
+class VerifyView(View):
+    """`max_abs_diff`: of any sample, 0 to 255. `sha256`: of the PNG that would have been stored."""
+
+    identical: bool
+    max_abs_diff: int
+    sha256: str
+
+
 class ImageView(View):
     """One image. `bytes` and `sha256` are the stored PNG's, whatever the URL's format."""
 
@@ -35,6 +43,7 @@ class ImageView(View):
     width: int
     height: int
     error: Failure | None
+    verify: VerifyView | None
 
 
 class ProgressView(View):
@@ -53,7 +62,7 @@ class MetricsView(View):
 
 class UrlsView(View):
     self: str
-    events: str | None
+    events: str
     result: str
     cancel: str
 
@@ -75,6 +84,7 @@ class JobView(View):
     metadata: dict[str, str]
     webhook: None = None
     retries: str | None
+    verifies: str | None
     images: list[ImageView]
     queue_position: int | None
     eta_s: float | None
@@ -88,3 +98,34 @@ class JobView(View):
     cancel_requested_at: str | None
     expires_at: str | None
     urls: UrlsView
+
+
+class JobPageView(View):
+    """Jobs, and where the pages beside this one begin."""
+
+    object: Literal["list"] = "list"
+    data: list[JobView]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class ForeseenView(View):
+    index: int
+    seed: int
+    fingerprint: str
+    cached: bool
+
+
+class EstimateView(View):
+    """What an order would meet now. `gpu_s`: predicted device seconds of what is not stored."""
+
+    model_config = ConfigDict(frozen=True, title="Estimate")
+
+    object: Literal["estimate"] = "estimate"
+    input: dict[str, Any]
+    images: list[ForeseenView]
+    gpu_s: float
+    queue_position: int | None
+    eta_s: float | None
+    workers_ready: int

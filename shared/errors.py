@@ -12,6 +12,7 @@
     │   │   └── NotDurable            it took the order, but did not confirm that it stays
     │   └── ResultsUnavailable    the result store (S3 or a folder)
     ├── QueueFull             the model's queue holds as many renders as it may
+    ├── NotStored             only stored pictures were wanted, and one is not
     ├── IdempotencyConflict   the key was used for another order
     ├── JobNotFound
     ├── JobGone               it was there once; its record has expired
@@ -89,6 +90,10 @@ class ResultsUnavailable(Unavailable):
 
 class QueueFull(FarmError):
     """The queue is full; try again later."""
+
+
+class NotStored(FarmError):
+    """Not every picture of the order is stored already."""
 
 
 class IdempotencyConflict(FarmError):

@@ -2,7 +2,13 @@
 
 farm:job:<job>        hash    record, renders, open, created_at, drop:<k>, cached:<k>, ...
 farm:render:<render>  hash    version, spec, state, attempt, token, tag, wanted, ...
+farm:jobs             zset    "<job> <owner>" -> when it came: every job there is a record of
+farm:jobs:<owner>     zset    job -> when it came: the same of one owner
+farm:trimmed          string  up to where the index of jobs was searched for records that are gone
+farm:users:<render>   zset    job that refers to it -> when it came, but for the one it was made for
 farm:waiters:<render> set     "<job>:<index>" that this render's end will advance
+farm:events:<job>     list    what happened to it, "<unix seconds> <type> [<index> <attempt>]"
+farm:live:<job>       channel its events as they happen, its progress and its previews
 farm:current:<fp>     string  the render that answers, or is making, this fingerprint
 farm:pending:<pool>   zset    render -> start tag (fair order; rank = queue position)
 farm:delayed:<pool>   zset    render -> when its pause after a fault is over, unix seconds
@@ -35,7 +41,13 @@ render.<pool>         list    tickets: the Celery queue of one pool
 KEYS = {
     "job": "farm:job:",
     "render": "farm:render:",
+    "jobs": "farm:jobs",
+    "owned": "farm:jobs:",
+    "trimmed": "farm:trimmed",
+    "users": "farm:users:",
     "waiters": "farm:waiters:",
+    "events": "farm:events:",
+    "live": "farm:live:",
     "current": "farm:current:",
     "pending": "farm:pending:",
     "delayed": "farm:delayed:",

@@ -108,6 +108,9 @@ class Settings(BaseModel):
         0.8, "How much an OpenAI edit may change its picture, where it does not say", gt=0, le=1
     )
     max_n: int = knob(10, "Most images in one job", ge=1, le=100)
+    max_wait_s: int = knob(
+        50, "Longest that `Prefer: wait` holds a request; most proxies cut at 60 s", ge=0
+    )
     max_queue: int = knob(100_000, "Most queued renders of one model", ge=1)
     max_body_mb: int = knob(48, "Largest request body, MiB", ge=1)
     job_retention_s: int = knob(604_800, "How long a finished job is remembered", ge=60)

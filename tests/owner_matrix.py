@@ -44,9 +44,13 @@ for_admin = partial(Line, "for_admin")
 LINES = {
     # jobs
     "POST /jobs": keyed(202, body={"prompt": "another fox"}),
+    "GET /jobs": keyed(),
     "GET /jobs/{job_id}": about_job(),
+    "DELETE /jobs/{job_id}": about_job(204),
     "POST /jobs/{job_id}/cancel": about_job(job="queued"),
     "POST /jobs/{job_id}/retry": about_job(409),
+    "POST /jobs/{job_id}/verify": about_job(202, body={"index": 0}),
+    "GET /jobs/{job_id}/events": about_job(),
     "GET /jobs/{job_id}/result": about_job(),
     "GET /files/{job_id}/{index}.{extension}": about_job(),
     # inputs: what of whose is asked in tests/unit/test_api_inputs.py

@@ -44,6 +44,7 @@ from worker.heart import Heart
 from worker.inputs import Pantry
 from worker.keep import Keep
 from worker.leases import Leases
+from worker.previews import Gallery
 from worker.render import Bench, Seat
 from worker.watchdog import Watchdog
 
@@ -162,7 +163,10 @@ def _work(
     stack.callback(keep.close)  # before the leases: what is being stored is stored
     seat = Seat(name, entry.pool, settings.lease_s, settings.drain_s)
     health = Health.of(settings, renderer.memory())
-    bench = Bench(seat, store, renderer, leases, keep, heart, metrics, health, ending.leave, pantry)
+    gallery = Gallery(open_store(settings, patience_s=HEART_PATIENCE_S).preview)
+    bench = Bench(
+        seat, store, renderer, leases, keep, heart, metrics, health, ending.leave, pantry, gallery
+    )  # fmt: skip
     if settings.watchdog_s:
         watchdog = _watch(bench, store, seat, settings.watchdog_s, keep, leases)
         stack.callback(watchdog.stop)

@@ -32,14 +32,14 @@ class Gallery:
         # A daemon: what has not been told when the worker ends is of no use to anybody.
         Thread(target=self._work, name="previews", daemon=True).start()
 
-    def of(self, claim: Claim, count: int) -> Previews | None:
+    def of(self, claim: Claim) -> Previews | None:
         def show(number: int, rgb: bytes, width: int, height: int) -> None:
             try:
                 self._waiting.put_nowait((claim, number, rgb, width, height))
             except Full:
                 event(log, "preview_dropped", logging.DEBUG, **claim.who, number=number)
 
-        return Previews(count, show) if count else None
+        return Previews(claim.previews, show) if claim.previews else None
 
     def _work(self) -> None:
         while True:

@@ -35,6 +35,7 @@ from worker.heart import Heart
 from worker.inputs import Pantry
 from worker.keep import Keep
 from worker.leases import Lease, Leases
+from worker.previews import Gallery
 
 log = logging.getLogger("farm.worker")
 
@@ -76,6 +77,7 @@ class Bench:
         health: Health,
         leave: Callable[[int], None],
         pantry: Pantry,
+        gallery: Gallery,
     ) -> None:
         self._seat = seat
         self._store = store
@@ -87,6 +89,7 @@ class Bench:
         self._health = health
         self._leave = leave
         self._pantry = pantry
+        self._gallery = gallery
         self._lease: Lease | None = None
         self._draining = Event()
         self._drain_until = float("inf")
@@ -230,7 +233,8 @@ class Bench:
             names = ", ".join(sorted(unknown))
             message = f"this worker is older than the order and does not know: {names}"
             raise RenderFailed("worker_too_old", message, retryable=True)
-        return self._renderer.render(claim.spec, on_step, self._pantry.fetch(claim.spec, check))
+        inputs = self._pantry.fetch(claim.spec, check)
+        return self._renderer.render(claim.spec, on_step, inputs, self._gallery.of(claim))
 
     def _close_found(self, claim: Claim, look: Future[StoredResult | None] | None) -> None:
         result = look.result() if look else None

@@ -49,6 +49,8 @@ SCRIPTS = (
     "submit", "get", "cancel", "forget", "claim", "renew", "storing", "close", "release",
     "adopt", "reap", "expire", "reconcile", "audit", "heartbeat", "died", "unwell", "workers",
     "poison", "condemn", "attend", "depart", "abandon", "unattended",
+    "jobs", "disown", "delete", "foresee",
+    "jobs", "disown", "delete", "events", "pulse", "preview",
 )  # fmt: skip
 
 

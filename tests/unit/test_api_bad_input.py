@@ -115,7 +115,8 @@ def refused(response, farm, status, code, param=None):
         ({"strength": 0.5}, "invalid_value", "strength"),
         ({"webhook": {"url": "https://example.org"}}, "unsupported_for_model", "webhook"),
         ({"loras": [{"name": "a", "scale": 1}]}, "unsupported_for_model", "loras"),
-        ({"partial_images": 1}, "unsupported_for_model", "partial_images"),
+        ({"partial_images": 4}, "invalid_value", "partial_images"),
+        ({"partial_images": -1}, "invalid_value", "partial_images"),
     ],
     ids=lambda value: str(value)[:40],
 )  # fmt: skip
@@ -321,7 +322,7 @@ def test_an_idempotency_key_is_visible_ascii(farm, client, key):
         ("GET", "/models/nothing", 404, "model_not_found"),
         ("GET", "/models/nothing/at/all", 404, "model_not_found"),
         ("GET", "/readyz?model=nothing", 400, "model_not_found"),
-        ("DELETE", "/jobs/nothing", 405, "method_not_allowed"),
+        ("PUT", "/jobs/nothing", 405, "method_not_allowed"),
         ("GET", "/jobs/nothing/cancel", 405, "method_not_allowed"),
         ("POST", "/web/app.js", 405, "method_not_allowed"),
         ("BREW", "/jobs", 405, "method_not_allowed"),
@@ -335,6 +336,14 @@ def test_a_url_or_method_that_is_not_there(farm, client, method, path, status, c
     assert problem["instance"].startswith("/")
 
 
-def test_405_says_what_is_allowed(client):
-    assert client.put("/jobs").headers["allow"] == "POST"
-    assert client.post("/models").headers["allow"] == "GET, HEAD"
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [
+        ("/jobs", "GET, HEAD, POST"),
+        ("/v1/jobs/nothing", "DELETE, GET, HEAD"),
+        ("/models", "GET, HEAD"),
+        ("/web/x", "GET, HEAD"),
+    ],
+)
+def test_a_405_names_every_method_of_the_url(client, path, methods):
+    assert client.request("PATCH", path).headers["allow"] == methods

@@ -36,6 +36,7 @@ from worker.heart import Heart
 from worker.inputs import Pantry
 from worker.keep import Keep
 from worker.leases import Lease
+from worker.previews import Gallery
 from worker.render import Bench, Seat
 
 LEASE_S = 30.0
@@ -136,6 +137,7 @@ class Farm:
         self.bench = Bench(
             seat, self.store, self.renderer, self.leases, self.keep, heart, metrics,  # type: ignore[arg-type]
             self.health, self._leave, Pantry(StoredInputs(self.results)),
+            Gallery(self.store.preview),
         )  # fmt: skip
 
     def _leave(self, code: int) -> None:

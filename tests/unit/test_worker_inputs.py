@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,8 @@ def test_a_cancel_ends_the_wait_for_a_storage_that_hangs() -> None:
 @pytest.fixture
 def claim() -> Claim:
     store = MemoryJobStore()
-    store.submit(submission())
+    order = submission()
+    store.submit(replace(order, job=order.job.model_copy(update={"input": {"partial_images": 3}})))
     taken = store.claim(POOL, "t", "slot", "worker", 60.0)
     assert taken is not None
     return taken
@@ -168,7 +170,7 @@ def claim() -> Claim:
 
 def test_a_preview_is_told_as_a_jpeg_under_its_claim(claim: Claim) -> None:
     told: list[Any] = []
-    previews = Gallery(lambda *what: told.append(what)).of(claim, 1)
+    previews = Gallery(lambda *what: told.append(what)).of(claim)
     assert previews is not None
 
     previews.show(0, bytes(range(192)), 8, 8)
@@ -181,7 +183,7 @@ def test_a_preview_is_told_as_a_jpeg_under_its_claim(claim: Claim) -> None:
 
 
 def test_none_are_made_where_none_are_ordered(claim: Claim) -> None:
-    assert Gallery(lambda *_: None).of(claim, 0) is None
+    assert Gallery(lambda *_: None).of(replace(claim, previews=0)) is None
 
 
 def test_a_store_that_does_not_answer_costs_only_the_preview(claim: Claim) -> None:
@@ -192,7 +194,7 @@ def test_a_store_that_does_not_answer_costs_only_the_preview(claim: Claim) -> No
         if number < 2:
             raise StoreUnavailable if number else RuntimeError("unforeseen")
 
-    previews = Gallery(tell).of(claim, 3)
+    previews = Gallery(tell).of(claim)
     assert previews is not None
     for number in range(3):
         previews.show(number, bytes(192), 8, 8)
@@ -207,7 +209,7 @@ def test_a_store_that_hangs_never_holds_up_the_render(claim: Claim) -> None:
         gate.wait(20)
         told.append(number)
 
-    previews = Gallery(tell).of(claim, 3)
+    previews = Gallery(tell).of(claim)
     assert previews is not None
     for number in range(100):
         previews.show(number, bytes(192), 8, 8)  # returns at once
