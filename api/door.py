@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from dataclasses import replace
 from typing import TypeVar
 
 from ulid import ULID
@@ -10,9 +11,18 @@ from ulid import ULID
 from api.auth import Owner
 from api.inputs import NOTHING, Given
 from api.schemas import NewJob
-from shared.errors import JobFinished, JobNotFinished
+from shared.errors import InvalidOrder, JobFinished, JobNotFinished
 from shared.fingerprint import fingerprint
-from shared.jobs import RECORD_VERSION, SEEDS, Job, JobStatus, RenderSpec, image_seed
+from shared.jobs import (
+    RECORD_VERSION,
+    SEEDS,
+    Job,
+    JobImage,
+    JobStatus,
+    RenderSpec,
+    StoredResult,
+    image_seed,
+)
 from shared.models import ModelEntry
 from shared.store.values import (
     Order,
@@ -72,9 +82,46 @@ def again(
             "version": RECORD_VERSION,
         }
     )
+    if old.verifies:  # its pictures must be those of the entry as it was
+        orders = [_same(image, entry, image.render.against) for image in old.images]
+        return Submission(job, orders, idempotency)
     today = {"model": entry.id, "model_digest": entry.digest}
     specs = (image.render.spec.model_copy(update=today) for image in old.images)
     return Submission(job, [_order(spec, entry) for spec in specs], idempotency)
+
+
+def verification(
+    old: Job,
+    image: JobImage,
+    stored: StoredResult,
+    entry: ModelEntry,
+    *,
+    now: float,
+    idempotency: tuple[str, str] | None = None,
+) -> Submission:
+    """One image of a job once more, for its owner, to be compared with its stored picture.
+
+    Raises InvalidOrder if its model is not what it was: other pixels would prove nothing.
+    """
+    job = Job(
+        id=f"job_{ULID()}",
+        owner=old.owner,
+        input=old.input | {"n": 1, "seed": image.render.spec.seed},
+        cache="bypass",
+        priority=old.priority,
+        metadata=old.metadata,
+        verifies=old.id,
+        created_at=now,
+    )
+    return Submission(job, [_same(image, entry, stored)], idempotency)
+
+
+def _same(image: JobImage, entry: ModelEntry, against: StoredResult | None) -> Order:
+    spec = image.render.spec
+    if spec.model_digest != entry.digest:
+        message = "the model has changed since this picture was rendered"
+        raise InvalidOrder("unsupported_for_model", message, "model")
+    return replace(_order(spec, entry), fingerprint=image.render.fingerprint, against=against)
 
 
 def resolve(order: NewJob, entry: ModelEntry, given: Given = NOTHING) -> RenderSpec:

@@ -18,6 +18,14 @@ class StepsView(View):
     steps: int
 
 
+class VerifyView(View):
+    """`max_abs_diff`: of any sample, 0 to 255. `sha256`: of the PNG that would have been stored."""
+
+    identical: bool
+    max_abs_diff: int
+    sha256: str
+
+
 class ImageView(View):
     """One image. `bytes` and `sha256` are the stored PNG's, whatever the URL's format."""
 
@@ -35,6 +43,7 @@ class ImageView(View):
     width: int
     height: int
     error: Failure | None
+    verify: VerifyView | None
 
 
 class ProgressView(View):
@@ -75,6 +84,7 @@ class JobView(View):
     metadata: dict[str, str]
     webhook: None = None
     retries: str | None
+    verifies: str | None
     images: list[ImageView]
     queue_position: int | None
     eta_s: float | None

@@ -153,6 +153,20 @@ class StoredResult(Passed):
     stored_at: float  # unix seconds
 
 
+class Verdict(Passed):
+    """A render made again and compared with its stored picture, which stays as it is.
+
+    `max_abs_diff`: the largest difference of any sample, 0 to 255. `sha256` is that of the PNG that
+    this render would have stored: it tells of another encoder or library too.
+    """
+
+    identical: bool
+    max_abs_diff: int
+    sha256: str
+    timings_s: dict[str, float] = {}
+    profile: dict[str, str] = {}
+
+
 class Failure(Passed):
     code: str
     message: str
@@ -179,6 +193,8 @@ class Render(Record):
     finished_at: float | None = None
     found: bool = False  # its picture was in the result store before anybody rendered it
     result: StoredResult | None = None
+    against: StoredResult | None = None  # compare with this, and store nothing
+    verdict: Verdict | None = None
     error: Failure | None = None  # the last one; the render may have gone on since
     version: int = RECORD_VERSION
 
@@ -217,6 +233,7 @@ class Job(Record):
     priority: Literal["high", "normal", "low"] = "normal"
     metadata: dict[str, str] = {}
     retries: str | None = None  # the job that this one orders again
+    verifies: str | None = None  # the job whose picture this one compares with
     created_at: float
     deadline_at: float | None = None
     cancel_requested_at: float | None = None

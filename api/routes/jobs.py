@@ -82,7 +82,7 @@ async def submit(
     if dry_run:
         estimated = await run_in_threadpool(lambda: estimate(farm, submission()))
         return Response(estimated.model_dump_json(), media_type="application/json")
-    return await _taken(request, farm, owner, submission)
+    return await taken(request, farm, owner, submission)
 
 
 @get(
@@ -157,10 +157,10 @@ async def retry(
         keep_inputs(farm, old)
         return again(old, entry, now=time.time(), idempotency=replay)
 
-    return await _taken(request, farm, owner, submission)
+    return await taken(request, farm, owner, submission)
 
 
-async def _taken(
+async def taken(
     request: Request, farm: Farm, owner: Owner, submission: Callable[[], Submission]
 ) -> Response:
     """The job that is ordered, as soon as it is done if the client waits for it."""

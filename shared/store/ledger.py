@@ -267,6 +267,7 @@ class Ledger:
             worker=entry.render.worker or "",
             queued_at=entry.render.queued_at,
             claimed_at=self.now(),
+            against=entry.render.against,
             previews=entry.previews,
         )
 

@@ -18,7 +18,7 @@ from shared.jobs import (
     Job,
     Render,
     RenderState,
-    StoredResult,
+    Verdict,
 )
 from shared.store.attendance import Attendances, MemoryAttendance
 from shared.store.desk import Desk
@@ -33,6 +33,7 @@ from shared.store.values import (
     Delayed,
     Hold,
     Moved,
+    Outcome,
     Poison,
     PoolStats,
     Standing,
@@ -150,7 +151,7 @@ class MemoryJobStore(MemoryAttendance, MemoryEvents, MemoryIndex):
         self,
         render_id: str,
         token: str,
-        outcome: StoredResult | Failure | None,
+        outcome: Outcome,
         *,
         found: bool = False,
         device_s: float = 0.0,
@@ -173,6 +174,9 @@ class MemoryJobStore(MemoryAttendance, MemoryEvents, MemoryIndex):
                 self._ledger.end(entry, RenderState.canceled)
             elif isinstance(outcome, Failure):
                 self._ledger.end(entry, RenderState.failed, error=outcome)
+            elif isinstance(outcome, Verdict):
+                self._ledger.end(entry, RenderState.succeeded, verdict=outcome)
+                self._ledger.learn(entry, device_s)
             elif outcome.token in self._condemned:
                 entry.fresh = True
                 self._ledger.give_back(entry, lost=False)

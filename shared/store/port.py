@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from shared.events import Event
-from shared.jobs import Failure, Job, StoredResult
+from shared.jobs import Job
 from shared.store.queries import Forecast, JobPage, JobQuery, Owned
 from shared.store.values import (
     Cause,
@@ -18,6 +18,7 @@ from shared.store.values import (
     Delayed,
     Hold,
     Moved,
+    Outcome,
     Poison,
     Pulse,
     Standing,
@@ -121,13 +122,14 @@ class JobStore(Protocol):
         self,
         render_id: str,
         token: str,
-        outcome: StoredResult | Failure | None,
+        outcome: Outcome,
         *,
         found: bool = False,
         device_s: float = 0.0,
     ) -> bool | Delayed:
         """End the render: a result, a failure, or None for canceled. False: the lease is lost.
 
+        A verdict ends it well, and answers nobody: it stored nothing.
         A result that is not `exact` ends its jobs well and answers no later order. The answer is
         Delayed to a retryable failure while the render's budget lasts; one that nobody wants any
         more is canceled. `found`: the result was stored before. `device_s` corrects later cost

@@ -10,7 +10,7 @@ import redis
 from redis.commands.core import Script
 
 from shared.errors import IdempotencyConflict, JobFinished, JobNotFound, NotStored, QueueFull
-from shared.jobs import Failure, Job, StoredResult
+from shared.jobs import Failure, Job
 from shared.keys import KEYS, queue_name
 from shared.store import codec
 from shared.store.address import connect as connect
@@ -29,6 +29,7 @@ from shared.store.values import (
     Delayed,
     Hold,
     Moved,
+    Outcome,
     Poison,
     PoolStats,
     Standing,
@@ -114,7 +115,7 @@ class RedisJobStore(RedisAttendance, RedisEvents, RedisIndex):
         self,
         render_id: str,
         token: str,
-        outcome: StoredResult | Failure | None,
+        outcome: Outcome,
         *,
         found: bool = False,
         device_s: float = 0.0,

@@ -454,7 +454,7 @@ end
 
 -- Predicted device seconds of the first `renders` of a queue: exact for SAMPLE of them, else from one
 -- of each of SAMPLE equal stretches, at a place that differs, since a queue of few flows is periodic.
-local SAMPLE = 16
+local SAMPLE = 32
 local function work_ahead(pool, renders)
   local looks, sum = math.min(renders, SAMPLE), 0
   for i = 0, looks - 1 do

@@ -108,6 +108,9 @@ for index, image in ipairs(order.images) do
         'state', 'queued', 'attempt', 0, 'losses', 0, 'step', 0, 'wanted', 0,
         'queued_at', precise(time), 'cost', precise(image.cost), 'version', order.version,
         'job', order.job)
+      if image.against then
+        call('HSET', render, 'against', image.against)
+      end
       enqueue(image.pool, image.answer, flow, charge)
       if order.bypass then
         call('HSET', render, 'fresh', 1)
