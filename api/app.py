@@ -20,6 +20,8 @@ from api.errors import Problem, add_schema, problem_of, respond
 from api.farm import Farm, answers, remembered
 from api.live import Deaf, Live
 from api.middleware import BodyLimit, RequestLog
+from api.openapi import complete
+from api.reference import add_reference
 from api.routes import (
     admin,
     events,
@@ -80,6 +82,7 @@ def create_app(
         version=_version(),
         description=_ABOUT,
         redirect_slashes=False,
+        docs_url=None,  # api.reference serves it without another's server
         redoc_url=None,
     )
     app.state.farm = Farm(
@@ -124,8 +127,9 @@ def _add_routes(app: FastAPI) -> None:
     app.include_router(workers.router)
     app.mount("/web", _Assets(directory=WEB))
     get(app.router, "/", include_in_schema=False)(_page)
+    add_reference(app)
     described = app.openapi
-    app.openapi = lambda: add_schema(described())  # type: ignore[method-assign]
+    app.openapi = lambda: complete(add_schema(described()))  # type: ignore[method-assign]
 
 
 class _Assets(StaticFiles):

@@ -9,10 +9,9 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import Any
 
 from anyio import CancelScope
 from fastapi import Request
@@ -24,9 +23,11 @@ from ulid import ULID
 from api.auth import Owner
 from api.codes import CODES
 from api.door import admit
+from api.drain import leaving
 from api.errors import Problem, problem_of, respond
 from api.farm import Farm
 from api.inputs import receive
+from api.prefer import while_there
 from api.readiness import reason
 from api.reading import digest, key_of
 from api.routes.models import ready_workers
@@ -169,7 +170,9 @@ async def _done(request: Request, farm: Farm, wait: Held) -> Job:
     job = wait.job
     if not job.done:
         limit_s = budget_s(request, farm.settings)
-        job = await _unless_gone(request, farm.watch.wait_done(job.id, limit_s))
+        job = await while_there(request.receive, farm.watch.wait_done(job.id, limit_s))
+    if not job.done and farm.drain.begun:
+        raise leaving()  # the job is held for a while, so asking again attaches to it
     if not job.done:
         job = await run_in_threadpool(farm.store.abandon, job.id, wait.client)
         if not job.done or job.status is JobStatus.canceled:
@@ -177,24 +180,6 @@ async def _done(request: Request, farm: Farm, wait: Held) -> Job:
     if problem := outcome_of(job):
         raise problem
     return job
-
-
-async def _unless_gone(request: Request, waiting: Coroutine[Any, Any, Job]) -> Job:
-    tasks = [asyncio.ensure_future(waiting), asyncio.ensure_future(gone(request))]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        if not tasks[0].done():
-            raise ClientDisconnect
-        return tasks[0].result()
-    finally:
-        for task in tasks:
-            task.cancel()
-
-
-async def gone(request: Request) -> None:
-    """Return when the client has closed the connection. The body must have been read."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def budget_s(request: Request, settings: Settings) -> float:

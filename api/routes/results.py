@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse, Response
 from api.auth import Caller
 from api.errors import Problem, responses
 from api.farm import Farm, farm_of
+from api.listings import ResultJson
 from api.negotiation import preferred
 from api.pictures import picture, whole
 from api.routes import get
@@ -31,7 +32,8 @@ _JSON = "application/json"
     responses={
         200: {
             "description": "By `Accept`: the bytes of one picture, or JSON with all of them",
-            "content": {kind: {} for kind in (*CONTENT_TYPES.values(), _JSON)},
+            "model": ResultJson,
+            "content": {kind: {} for kind in CONTENT_TYPES.values()},
         },
         202: {"model": JobView, "description": "Not finished yet"},
         206: {"description": "The bytes that `Range` asked for"},

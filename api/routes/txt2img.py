@@ -22,8 +22,8 @@ from api.shown import shown
 from api.submitting import take
 from shared.answers import JobView
 from shared.jobs import Job
+from shared.links import CONTENT_TYPES
 from shared.store.values import Submission
-from shared.views import CONTENT_TYPES
 
 
 async def _tell_errors(request: Request) -> None:
