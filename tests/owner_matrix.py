@@ -49,7 +49,7 @@ LINES = {
     "DELETE /jobs/{job_id}": about_job(204),
     "POST /jobs/{job_id}/cancel": about_job(job="queued"),
     "POST /jobs/{job_id}/retry": about_job(409),
-    "POST /jobs/{job_id}/verify": about_job(202, body={"index": 0}),
+    "POST /jobs/{job_id}/verify": about_job(409, job="queued"),
     "GET /jobs/{job_id}/events": about_job(),
     "GET /jobs/{job_id}/result": about_job(),
     "GET /files/{job_id}/{index}.{extension}": about_job(),
