@@ -13,6 +13,7 @@ Schema = dict[str, Any]
 TAGS = {
     "jobs": "Order images, look, fetch, cancel.",
     "files": "Pictures by signed URL.",
+    "webhooks": "Who is told of jobs: the secret, what became of deliveries, another try.",
     "models": "What can be ordered, and who serves it.",
     "operations": "For probes, operators and admins.",
 }
