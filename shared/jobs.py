@@ -7,7 +7,7 @@ share the render. A job's status is never stored: it is read off its renders (`j
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -104,6 +104,19 @@ class RenderSpec(Passed):
     init_image_sha256: str | None = None
     mask_image_sha256: str | None = None
     strength: float | None = None
+
+    INPUTS: ClassVar = ("init_image_sha256", "mask_image_sha256")
+
+    @property
+    def inputs(self) -> frozenset[str]:
+        """The pictures it starts from, by SHA-256."""
+        return frozenset(filter(None, (self.init_image_sha256, self.mask_image_sha256)))
+
+    @property
+    def mode(self) -> Literal["txt2img", "img2img", "inpaint"]:
+        if self.init_image_sha256 is None:
+            return "txt2img"
+        return "inpaint" if self.mask_image_sha256 else "img2img"
 
     @property
     def steps_to_run(self) -> int:

@@ -18,9 +18,10 @@ from celery import beat
 from celery.schedules import crontab
 
 from shared.errors import FarmError
-from shared.gc import find_waste, sweep
+from shared.gc import find_inputs, find_waste, sweep, sweep_inputs
 from shared.logs import event, setup
 from shared.results import open_results
+from shared.results.inputs import Inputs
 from shared.settings import Settings
 from shared.store import open_store
 from shared.store.checks import report
@@ -71,9 +72,13 @@ class Chores:
 def collect(settings: Settings, store: JobStore) -> None:
     """Delete stored pictures that nobody needs. Raises StoreUnavailable, ResultsUnavailable."""
     results, retention_s = open_results(settings), settings.result_retention_s
-    found = find_waste(store, results, now=time.time(), retention_s=retention_s)
-    gone = [waste.kept.size_bytes for waste in sweep(store, results, found)]
-    event(log, "collected", pictures=len(gone), bytes=sum(gone))
+    inputs = Inputs(results)
+    forgotten = list(sweep_inputs(inputs, find_inputs(store, inputs)))
+    gone: list[int] = []
+    if retention_s:
+        found = find_waste(store, results, now=time.time(), retention_s=retention_s)
+        gone = [waste.kept.size_bytes for waste in sweep(store, results, found)]
+    event(log, "collected", pictures=len(gone), bytes=sum(gone), inputs=len(forgotten))
 
 
 EVERY_S = {"reap": 1.0, "expire": 1.0, "unattended": 1.0, "reconcile": 1.0, "audit": 60.0}
@@ -108,8 +113,8 @@ def serve(settings: Settings) -> None:
     app.conf.beat_schedule = {
         name: {"task": name, "schedule": every_s} for name, every_s in EVERY_S.items()
     }
-    if settings.result_retention_s:  # by the clock on the wall: a farm may start anew each day
-        app.conf.beat_schedule["gc"] = {"task": "gc", "schedule": crontab(hour=3, minute=30)}
+    # By the clock on the wall: a farm may start anew each day.
+    app.conf.beat_schedule["gc"] = {"task": "gc", "schedule": crontab(hour=3, minute=30)}
     store = open_store(settings, patience_s=5.0)
     report(store, log)
     chores = Chores(store, lambda: collect(settings, store))

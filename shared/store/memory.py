@@ -291,6 +291,10 @@ class MemoryJobStore(MemoryAttendance, MemoryEvents, MemoryIndex):
             results = [render.result for render in others]
             return {result.token for result in results if result}
 
+    def inputs_in_use(self) -> set[str]:
+        with self._lock:
+            return {i for entry in self._ledger.renders.values() for i in entry.render.spec.inputs}
+
     def drain(self, name: str) -> None:
         with self._lock:
             self._draining.add(name)

@@ -205,6 +205,9 @@ class JobStore(Protocol):
     def results_in_use(self, but: Collection[str] = ()) -> set[str]:
         """Tokens of all pictures that a remembered render, none of `but`, refers to; O(renders)."""
 
+    def inputs_in_use(self) -> set[str]:
+        """Input pictures, by SHA-256, that a remembered render starts from; O(renders)."""
+
     def drain(self, name: str) -> None:
         """Order the worker to take no more renders and leave; it stands until it is lifted."""
 

@@ -10,7 +10,7 @@ import redis
 from redis.commands.core import Script
 
 from shared.errors import IdempotencyConflict, JobFinished, JobNotFound, NotStored, QueueFull
-from shared.jobs import Failure, Job
+from shared.jobs import Failure, Job, RenderSpec
 from shared.keys import KEYS, queue_name
 from shared.store import codec
 from shared.store.address import connect as connect
@@ -192,14 +192,21 @@ class RedisJobStore(RedisAttendance, RedisEvents, RedisIndex):
 
     @_translated
     def results_in_use(self, but: Collection[str] = ()) -> set[str]:
-        tokens: set[str] = set()
+        return {result["token"] for result in self._each("result", but)}
+
+    @_translated
+    def inputs_in_use(self) -> set[str]:
+        named = (spec.get(f) for spec in self._each("spec") for f in RenderSpec.INPUTS)
+        return {sha256 for sha256 in named if sha256}
+
+    def _each(self, field: str, but: Collection[str] = ()) -> Iterator[dict[str, Any]]:
+        """This field of all renders that have it."""
         for batch in self._renders():
-            batch = [render for render in batch if render not in but]
             pipe = self._redis.pipeline(transaction=False)
             for render in batch:
-                pipe.hget(KEYS["render"] + render, "result")
-            tokens.update(json.loads(result)["token"] for result in pipe.execute() if result)
-        return tokens
+                if render not in but:
+                    pipe.hget(KEYS["render"] + render, field)
+            yield from (json.loads(value) for value in pipe.execute() if value)
 
     def _renders(self) -> Iterator[list[str]]:
         """The ids of all renders, in batches; one that is there all the time is never missed."""
