@@ -66,7 +66,8 @@ def ordered(request: Request, farm: Farm, owner: Owner, order: NewJob) -> Submis
     count = request.headers.get("x-stainless-retry-count", "0")
     repeats = count.isascii() and count.isdigit() and int(count[:9]) > 0
     by = Attendance(str(ULID()), farm.settings.client_gone_s, body, repeats)
-    submission = admit(order, entry, owner, now=time.time(), idempotency=replay, given=given)
+    now, base = time.time(), farm.links(request).base
+    submission = admit(order, entry, owner, now=now, idempotency=replay, given=given, base=base)
     return replace(submission, attendance=by)
 
 

@@ -91,7 +91,7 @@ def _order(
     request: Request, farm: Farm, owner: Owner, body: bytes
 ) -> tuple[Submission, dict[str, str]]:
     wish = plain.translate(json_object(body))
-    limits = Limits(farm.catalog, farm.settings.max_n)
+    limits = Limits(farm.catalog, farm.settings.max_n, hosts=farm.hosts)
     order = read(wish.fields, limits, known_as=wish.spelled, found=wish.faults)
     return ordered(request, farm, owner, order), wish.headers
 
