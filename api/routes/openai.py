@@ -152,9 +152,9 @@ async def _serve(
 
     def build(job: Job) -> Response:
         items = _items(request, farm, job, manner)
-        return JSONResponse(answer(job, items, manner.quality), headers=headers)
+        return JSONResponse(answer(job, items, manner.quality))
 
-    return await answered(request, farm, owner, submission, build)
+    return await answered(request, farm, owner, submission, build, headers)
 
 
 def _order(request: Request, farm: Farm, owner: Owner, wish: Wish, limits: Limits) -> Submission:

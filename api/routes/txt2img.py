@@ -82,9 +82,9 @@ async def txt2img(
     kind = _kind(request, submission)
 
     def build(job: Job) -> Response:
-        return _picture(farm, job, kind, headers)
+        return _picture(farm, job, kind)
 
-    return await answered(request, farm, owner, submission, build, json=kind == _JSON)
+    return await answered(request, farm, owner, submission, build, headers, json=kind == _JSON)
 
 
 def _order(
@@ -123,14 +123,13 @@ def _kind(request: Request, submission: Submission) -> str:
     return kind
 
 
-def _picture(farm: Farm, job: Job, kind: str, headers: dict[str, str]) -> Response:
+def _picture(farm: Farm, job: Job, kind: str) -> Response:
     image = job.images[0]
     stored = image.render.result
     assert stored is not None  # it has succeeded
     made = next((f for f, media in CONTENT_TYPES.items() if media == kind), None)
     data = drawn(farm, job, image, made)
     headers = {
-        **headers,
         **described(job, image, stored, made or job.input["output_format"]),
         "Finish-Reason": "SUCCESS",
         "X-Cache": "hit" if image.cached else "miss",

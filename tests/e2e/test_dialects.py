@@ -13,10 +13,11 @@ import httpx2
 from PIL import Image
 
 from shared.images import read_info
-from tests.e2e.farm import ENDLESS, RunningFarm
+from tests.e2e.farm import RunningFarm
 from tests.waiting import wait_until
 
 FOX = {"prompt": "a red fox", "size": "64x64", "steps": 2}
+SLOW = {"prompt": "a red fox", "size": "512x512", "steps": 100}  # half a minute: cancel it
 GENERATIONS = "/v1/images/generations"
 
 
@@ -104,7 +105,7 @@ def test_the_infotexts_of_the_web_uis_dialect_stand_in_the_pictures(farm: Runnin
 
 
 def test_the_web_uis_progress_and_interrupt(farm: RunningFarm) -> None:
-    body = {"prompt": "a red fox", "width": 1024, "height": 1024, "steps": 100}
+    body = {"prompt": "a red fox", "width": 512, "height": 512, "steps": 100}
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(post, farm, "/sdapi/v1/txt2img", body)
 
@@ -122,7 +123,7 @@ def test_the_web_uis_progress_and_interrupt(farm: RunningFarm) -> None:
 def test_a_client_that_gives_up_twice_and_asks_again_causes_one_render(farm: RunningFarm) -> None:
     body = {**FOX, "size": "256x256", "steps": 12}
     claimed = farm.total("claimed")
-    blockers = [farm.post(ENDLESS).json()["id"] for _ in "ab"]  # both workers are busy
+    blockers = [farm.post(SLOW).json()["id"] for _ in "ab"]  # both workers are busy
     wait_until(lambda: farm.total("claimed") == claimed + 2, 30, "for the blockers")
 
     for count in "01":
