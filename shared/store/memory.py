@@ -25,6 +25,7 @@ from shared.store.desk import Desk
 from shared.store.ledger import Ledger
 from shared.store.memory_events import MemoryEvents
 from shared.store.memory_index import MemoryIndex
+from shared.store.memory_queue import MemoryQueue
 from shared.store.values import (
     UNWELL_S,
     Cause,
@@ -45,7 +46,7 @@ from shared.store.values import (
 )
 
 
-class MemoryJobStore(MemoryAttendance, MemoryEvents, MemoryIndex):
+class MemoryJobStore(MemoryAttendance, MemoryEvents, MemoryIndex, MemoryQueue):
     """See shared/store/port.py. Thread-safe. `clock` gives unix seconds."""
 
     def __init__(

@@ -49,7 +49,7 @@ SCRIPTS = (
     "submit", "get", "cancel", "forget", "claim", "renew", "storing", "close", "release",
     "adopt", "reap", "expire", "reconcile", "audit", "heartbeat", "died", "unwell", "workers",
     "poison", "condemn", "attend", "depart", "abandon", "unattended",
-    "jobs", "disown", "delete", "foresee",
+    "jobs", "disown", "delete", "foresee", "queue",
     "jobs", "disown", "delete", "events", "pulse", "preview",
 )  # fmt: skip
 
