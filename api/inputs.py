@@ -69,48 +69,45 @@ def receive(farm: Farm, owner: Owner, order: NewJob, *, keep: bool = True) -> tu
 def keep_inputs(farm: Farm, job: Job) -> None:
     """The input pictures of a job that is ordered again are as fresh as if they were sent again."""
     inputs = Inputs(farm.results)
-    specs = (image.render.spec for image in job.images)
-    for sha256 in {s for spec in specs for s in (spec.init_image_sha256, spec.mask_image_sha256)}:
-        if sha256:
-            with suppress(InputMissing):  # the worker will say so
-                inputs.renew(job.owner, sha256)
+    for sha256 in {sha256 for image in job.images for sha256 in image.render.spec.inputs}:
+        with suppress(InputMissing):  # the worker will say so
+            inputs.renew(job.owner, sha256)
 
 
 def _taken(
     farm: Farm, owner: Owner, reference: Reference, field: str, role: Role, keep: bool
 ) -> InputImage:
-    if isinstance(reference, Stored) and (known := _known(farm, owner, reference, field, role)):
+    data = _data(farm, owner, reference, field, keep)
+    if isinstance(reference, Stored) and (known := _known(data, reference, role)):
         return known
-    data = _data(farm, owner, reference, field)
     if keep:
         return store_image(farm, owner, data, field=field, role=role)
     plain = normalized(data, field=field, role=role)
     return InputImage(plain.sha256, plain.width, plain.height)
 
 
-def _known(
-    farm: Farm, owner: Owner, reference: Stored, field: str, role: Role
-) -> InputImage | None:
+def _known(png: bytes, reference: Stored, role: Role) -> InputImage | None:
     """A stored input that is fit for its role as it is."""
-    mode, width, height = plain_of(_stored(farm, owner, reference, field))
+    mode, width, height = plain_of(png)
     if mode != {"image": "RGB", "mask": "L"}[role]:
         return None
     return InputImage(reference.sha256, width, height)
 
 
-def _data(farm: Farm, owner: Owner, reference: Reference, field: str) -> bytes:
+def _data(farm: Farm, owner: Owner, reference: Reference, field: str, keep: bool) -> bytes:
     match reference:
         case Sent(data):
             return data
         case Stored():
-            return _stored(farm, owner, reference, field)
+            return _stored(farm, owner, reference, field, keep)
         case Drawn():
             return _drawn(farm, owner, reference, field)
 
 
-def _stored(farm: Farm, owner: Owner, reference: Stored, field: str) -> bytes:
+def _stored(farm: Farm, owner: Owner, reference: Stored, field: str, keep: bool) -> bytes:
+    inputs = Inputs(farm.results)
     try:
-        return Inputs(farm.results).renew(owner.name, reference.sha256)
+        return (inputs.renew if keep else inputs.of)(owner.name, reference.sha256)
     except InputMissing:
         raise _refusal(field, "you have no input of this sha256; send the picture again") from None
 

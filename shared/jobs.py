@@ -7,7 +7,7 @@ share the render. A job's status is never stored: it is read off its renders (`j
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -104,6 +104,19 @@ class RenderSpec(Passed):
     init_image_sha256: str | None = None
     mask_image_sha256: str | None = None
     strength: float | None = None
+
+    INPUTS: ClassVar = ("init_image_sha256", "mask_image_sha256")
+
+    @property
+    def inputs(self) -> frozenset[str]:
+        """The pictures it starts from, by SHA-256."""
+        return frozenset(filter(None, (self.init_image_sha256, self.mask_image_sha256)))
+
+    @property
+    def mode(self) -> Literal["txt2img", "img2img", "inpaint"]:
+        if self.init_image_sha256 is None:
+            return "txt2img"
+        return "inpaint" if self.mask_image_sha256 else "img2img"
 
     @property
     def steps_to_run(self) -> int:
@@ -223,6 +236,20 @@ class JobImage(Record):
         return self.dropped_at if self.dropped else self.render.finished_at
 
 
+WebhookEvent = Literal[
+    "job.succeeded", "job.failed", "job.canceled", "job.expired", "job.running", "image.succeeded"
+]
+
+
+class Webhook(Record):
+    """Whom to tell of a job, and what. `base`: how its client spells the farm's own URL."""
+
+    url: str
+    events: tuple[WebhookEvent, ...]
+    lane: str  # the URL's origin
+    base: str
+
+
 class Job(Record):
     """What a client ordered. `input` is resolved: defaults in, aliases folded, seed concrete."""
 
@@ -232,6 +259,7 @@ class Job(Record):
     cache: Literal["use", "bypass"] = "use"
     priority: Literal["high", "normal", "low"] = "normal"
     metadata: dict[str, str] = {}
+    webhook: Webhook | None = None
     retries: str | None = None  # the job that this one orders again
     verifies: str | None = None  # the job whose picture this one compares with
     created_at: float

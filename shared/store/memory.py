@@ -25,6 +25,7 @@ from shared.store.desk import Desk
 from shared.store.ledger import Ledger
 from shared.store.memory_events import MemoryEvents
 from shared.store.memory_index import MemoryIndex
+from shared.store.memory_outbox import MemoryOutbox, Parcels
 from shared.store.memory_queue import MemoryQueue
 from shared.store.values import (
     UNWELL_S,
@@ -46,7 +47,7 @@ from shared.store.values import (
 )
 
 
-class MemoryJobStore(MemoryAttendance, MemoryEvents, MemoryIndex, MemoryQueue):
+class MemoryJobStore(MemoryAttendance, MemoryEvents, MemoryIndex, MemoryOutbox, MemoryQueue):
     """See shared/store/port.py. Thread-safe. `clock` gives unix seconds."""
 
     def __init__(
@@ -61,6 +62,8 @@ class MemoryJobStore(MemoryAttendance, MemoryEvents, MemoryIndex, MemoryQueue):
         self._now = clock
         self._lock = RLock()
         self._ledger = Ledger(clock, max_losses, max_retries, retry_pause_s)
+        self._parcels = Parcels(self._ledger)
+        self._ledger.history.post = self._parcels.post
         self._attendances = Attendances(self._ledger)
         self._desk = Desk(self._ledger, max_queue, self._attendances)
         self._idempotency = self._desk.idempotency
@@ -291,6 +294,10 @@ class MemoryJobStore(MemoryAttendance, MemoryEvents, MemoryIndex, MemoryQueue):
             others = (e.render for e in self._ledger.renders.values() if e.render.id not in but)
             results = [render.result for render in others]
             return {result.token for result in results if result}
+
+    def inputs_in_use(self) -> set[str]:
+        with self._lock:
+            return {i for entry in self._ledger.renders.values() for i in entry.render.spec.inputs}
 
     def drain(self, name: str) -> None:
         with self._lock:

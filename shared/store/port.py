@@ -11,6 +11,7 @@ from typing import Protocol
 
 from shared.events import Event
 from shared.jobs import Job
+from shared.store.outbox import Outbox
 from shared.store.queries import Backlog, Forecast, JobPage, JobQuery, Owned
 from shared.store.values import (
     Cause,
@@ -30,7 +31,7 @@ from shared.store.values import (
 )
 
 
-class JobStore(Protocol):
+class JobStore(Outbox, Protocol):
     # the API's side
     def submit(self, submission: Submission) -> Submitted:
         """Take the whole job in one step: replay, cache, single-flight, pending, tickets, record.
@@ -211,6 +212,9 @@ class JobStore(Protocol):
 
     def results_in_use(self, but: Collection[str] = ()) -> set[str]:
         """Tokens of all pictures that a remembered render, none of `but`, refers to; O(renders)."""
+
+    def inputs_in_use(self) -> set[str]:
+        """Input pictures, by SHA-256, that a remembered render starts from; O(renders)."""
 
     def drain(self, name: str) -> None:
         """Order the worker to take no more renders and leave; it stands until it is lifted."""

@@ -10,7 +10,7 @@ import redis
 from redis.commands.core import Script
 
 from shared.errors import IdempotencyConflict, JobFinished, JobNotFound, NotStored, QueueFull
-from shared.jobs import Failure, Job
+from shared.jobs import Failure, Job, RenderSpec
 from shared.keys import KEYS, queue_name
 from shared.store import codec
 from shared.store.address import connect as connect
@@ -20,6 +20,7 @@ from shared.store.faults import translated as _translated
 from shared.store.redis_attendance import RedisAttendance
 from shared.store.redis_events import RedisEvents
 from shared.store.redis_index import RedisIndex
+from shared.store.redis_outbox import RedisOutbox
 from shared.store.redis_queue import RedisQueue
 from shared.store.scripts import SCRIPTS, StoreConfig, prelude, source
 from shared.store.server import look
@@ -46,7 +47,7 @@ CONDEMNED_S = 86_400
 BATCH = 200
 
 
-class RedisJobStore(RedisAttendance, RedisEvents, RedisIndex, RedisQueue):
+class RedisJobStore(RedisAttendance, RedisEvents, RedisIndex, RedisOutbox, RedisQueue):
     """See shared/store/port.py. Thread-safe."""
 
     def __init__(self, client: redis.Redis, config: StoreConfig) -> None:
@@ -193,14 +194,21 @@ class RedisJobStore(RedisAttendance, RedisEvents, RedisIndex, RedisQueue):
 
     @_translated
     def results_in_use(self, but: Collection[str] = ()) -> set[str]:
-        tokens: set[str] = set()
+        return {result["token"] for result in self._each("result", but)}
+
+    @_translated
+    def inputs_in_use(self) -> set[str]:
+        named = (spec.get(f) for spec in self._each("spec") for f in RenderSpec.INPUTS)
+        return {sha256 for sha256 in named if sha256}
+
+    def _each(self, field: str, but: Collection[str] = ()) -> Iterator[dict[str, Any]]:
+        """This field of all renders that have it."""
         for batch in self._renders():
-            batch = [render for render in batch if render not in but]
             pipe = self._redis.pipeline(transaction=False)
             for render in batch:
-                pipe.hget(KEYS["render"] + render, "result")
-            tokens.update(json.loads(result)["token"] for result in pipe.execute() if result)
-        return tokens
+                if render not in but:
+                    pipe.hget(KEYS["render"] + render, field)
+            yield from (json.loads(value) for value in pipe.execute() if value)
 
     def _renders(self) -> Iterator[list[str]]:
         """The ids of all renders, in batches; one that is there all the time is never missed."""

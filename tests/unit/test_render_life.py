@@ -22,6 +22,7 @@ from shared.errors import (
 from shared.images import PictureInfo, encode_png
 from shared.jobs import JobStatus, RenderSpec, RenderState, StoredResult, Verdict
 from shared.metrics import WorkerMetrics
+from shared.results.inputs import Inputs as StoredInputs
 from shared.store.memory import MemoryJobStore
 from shared.store.values import (
     Claim,
@@ -31,11 +32,13 @@ from shared.store.values import (
 from tests.orders import POOL, stored, submission
 from tests.waiting import wait_until
 from worker import exits
-from worker.engines.port import OnStep, Picture
+from worker.engines.port import Inputs, OnStep, Picture, Previews
 from worker.health import Health
 from worker.heart import Heart
+from worker.inputs import Pantry
 from worker.keep import Keep
 from worker.leases import Lease
+from worker.previews import Gallery
 from worker.render import Bench, Seat
 
 LEASE_S = 30.0
@@ -55,10 +58,17 @@ class FakeRenderer:
     def memory(self) -> Gpu | None:
         return self.gpu
 
-    def render(self, spec: RenderSpec, on_step: OnStep) -> Picture:
-        for step in range(1, spec.steps + 1):
+    def render(
+        self,
+        spec: RenderSpec,
+        on_step: OnStep,
+        inputs: Callable[[], Inputs] | None = None,
+        previews: Previews | None = None,
+    ) -> Picture:
+        self.given = inputs() if inputs else None
+        for step in range(1, spec.steps_to_run + 1):
             self.at(step)
-            on_step(step, spec.steps)
+            on_step(step, spec.steps_to_run)
         self.renders += 1
         rgb = bytes([spec.seed % 256]) * (spec.width * spec.height * 3)
         return Picture(rgb, spec.width, spec.height, {"denoise": 0.5}, {"device": "fake"})
@@ -134,7 +144,8 @@ class Farm:
         self.left: list[int] = []
         self.bench = Bench(
             seat, self.store, self.renderer, self.leases, self.keep, heart, metrics,  # type: ignore[arg-type]
-            self.health, self._leave,
+            self.health, self._leave, Pantry(StoredInputs(self.results)),
+            Gallery(self.store.preview),
         )  # fmt: skip
 
     def _leave(self, code: int) -> None:
