@@ -37,6 +37,7 @@ from api.routes import (
     sdapi,
     txt2img,
     verify,
+    webhooks,
     workers,
 )  # fmt: skip
 from api.routes import results as result_routes
@@ -48,6 +49,7 @@ from shared.results.port import ResultStore
 from shared.settings import Settings
 from shared.signing import Signer
 from shared.store.port import JobStore
+from shared.webhooks import trusted_hosts
 
 WEB = Path(__file__).parent / "web"
 STORAGE_CHECK_S = 5.0
@@ -71,7 +73,7 @@ def create_app(
     registry: CollectorRegistry | None = None,
     open_live: Callable[[], Live] = Deaf,
 ) -> FastAPI:
-    """The API over these parts. Connects to nothing. Raises SettingsError for bad keys.
+    """The API over these parts. Connects to nothing. Raises SettingsError for bad keys or hosts.
 
     `open_live`: where those who wait hear of their jobs; without it they only ask the store.
     """
@@ -90,6 +92,7 @@ def create_app(
         store=store,
         results=results,
         catalog=catalog,
+        hosts=trusted_hosts(settings),
         keys=read_keys(settings),
         signer=Signer(settings, store),
         registry=registry,
@@ -113,7 +116,7 @@ def create_app(
 def _add_routes(app: FastAPI) -> None:
     for router in (
         jobs.router, index.router, verify.router, events.router, result_routes.router,
-        files.router, models.router, inputs.router,
+        files.router, models.router, inputs.router, webhooks.router,
     ):  # fmt: skip
         app.include_router(router)
         app.include_router(router, prefix="/v1", include_in_schema=False)

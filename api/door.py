@@ -11,6 +11,7 @@ from ulid import ULID
 from api.auth import Owner
 from api.inputs import NOTHING, Given
 from api.schemas import NewJob
+from api.webhooks import webhook_of
 from shared.errors import InvalidOrder, JobFinished, JobNotFinished
 from shared.fingerprint import fingerprint
 from shared.jobs import (
@@ -41,8 +42,12 @@ def admit(
     now: float,
     idempotency: tuple[str, str] | None = None,
     given: Given = NOTHING,
+    base: str = "",
 ) -> Submission:
-    """A job of `order.n` renders; `now` in unix seconds; `given` are its input pictures."""
+    """A job of `order.n` renders; `now` in unix seconds; `given` are its input pictures.
+
+    `base` is how the client spells the farm's own URL.
+    """
     spec = resolve(order, entry, given)
     job = Job(
         id=f"job_{ULID()}",
@@ -51,6 +56,7 @@ def admit(
         cache=order.cache,
         priority=order.priority,
         metadata=order.metadata,
+        webhook=webhook_of(order.webhook, base),
         created_at=now,
         deadline_at=None if order.deadline_s is None else now + order.deadline_s,
     )

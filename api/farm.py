@@ -24,6 +24,7 @@ from shared.models import Catalog
 from shared.results.port import ResultStore
 from shared.settings import Settings
 from shared.signing import Signer
+from shared.ssrf import Hosts
 from shared.store.port import JobStore
 from shared.store.values import StoreFault, WorkerStatus
 
@@ -38,6 +39,7 @@ class Farm:
     store: JobStore
     results: ResultStore
     catalog: Catalog
+    hosts: Hosts  # whom webhooks may reach besides the public internet
     keys: Keys
     signer: Signer
     registry: CollectorRegistry

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from shared.jobs import Failure, JobStatus, RenderState
+from shared.jobs import Failure, JobStatus, RenderState, WebhookEvent
 
 
 class View(BaseModel):
@@ -67,6 +67,11 @@ class UrlsView(View):
     cancel: str
 
 
+class WebhookView(View):
+    url: str
+    events: list[WebhookEvent]
+
+
 class JobView(View):
     """A job. Clients stop asking at `done`."""
 
@@ -82,7 +87,7 @@ class JobView(View):
     cache: str
     priority: str
     metadata: dict[str, str]
-    webhook: None = None
+    webhook: WebhookView | None
     retries: str | None
     verifies: str | None
     images: list[ImageView]

@@ -236,6 +236,20 @@ class JobImage(Record):
         return self.dropped_at if self.dropped else self.render.finished_at
 
 
+WebhookEvent = Literal[
+    "job.succeeded", "job.failed", "job.canceled", "job.expired", "job.running", "image.succeeded"
+]
+
+
+class Webhook(Record):
+    """Whom to tell of a job, and what. `base`: how its client spells the farm's own URL."""
+
+    url: str
+    events: tuple[WebhookEvent, ...]
+    lane: str  # the URL's origin
+    base: str
+
+
 class Job(Record):
     """What a client ordered. `input` is resolved: defaults in, aliases folded, seed concrete."""
 
@@ -245,6 +259,7 @@ class Job(Record):
     cache: Literal["use", "bypass"] = "use"
     priority: Literal["high", "normal", "low"] = "normal"
     metadata: dict[str, str] = {}
+    webhook: Webhook | None = None
     retries: str | None = None  # the job that this one orders again
     verifies: str | None = None  # the job whose picture this one compares with
     created_at: float

@@ -12,6 +12,7 @@ from shared.answers import (
     StepsView,
     UrlsView,
     VerifyView,
+    WebhookView,
 )
 from shared.eta import Crew, eta_s, steps_done
 from shared.jobs import FINAL, Job, JobImage, RenderState
@@ -39,6 +40,7 @@ def job_view(
         cache=job.cache,
         priority=job.priority,
         metadata=job.metadata,
+        webhook=job.webhook and WebhookView(url=job.webhook.url, events=list(job.webhook.events)),
         retries=job.retries,
         verifies=job.verifies,
         images=[image_view(job, image, links) for image in job.images],

@@ -49,10 +49,15 @@ LINES = {
     "DELETE /jobs/{job_id}": about_job(204),
     "POST /jobs/{job_id}/cancel": about_job(job="queued"),
     "POST /jobs/{job_id}/retry": about_job(409),
-    "POST /jobs/{job_id}/verify": about_job(202, body={"index": 0}),
+    "POST /jobs/{job_id}/verify": about_job(409, job="queued"),
     "GET /jobs/{job_id}/events": about_job(),
     "GET /jobs/{job_id}/result": about_job(),
     "GET /files/{job_id}/{index}.{extension}": about_job(),
+    # webhooks
+    "GET /webhooks/secret": keyed(),
+    "POST /webhooks/secret/rotate": keyed(),
+    "GET /jobs/{job_id}/deliveries": about_job(),
+    "POST /jobs/{job_id}/redeliver": about_job(404),  # its job has no webhook
     # inputs: what of whose is asked in tests/unit/test_api_inputs.py
     "POST /inputs": keyed(400),
     "GET /inputs/{sha256}": keyed(404),

@@ -1,4 +1,4 @@
-"""What must happen now and then, whoever is alive: reap, expire, reconcile, audit, gc.
+"""What must happen now and then, whoever is alive: reap, expire, reconcile, audit, gc; webhooks.
 
 Celery's beat is the clock. The chores run inside it, not as messages: they repair what a broken
 broker leaves behind, so they must not travel through it; and while nobody runs them nothing piles
@@ -27,6 +27,7 @@ from shared.store import open_store
 from shared.store.checks import report
 from shared.store.port import JobStore
 from shared.tickets import make_app
+from worker.webhooks import Courier
 
 log = logging.getLogger("farm.chores")
 
@@ -121,6 +122,9 @@ def serve(settings: Settings) -> None:
     service = beat.Service(app, max_interval=1, scheduler_cls=in_process(chores))
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: service.stop())
+    courier = Courier.of(settings, store)
+    courier.start()
     event(log, "started", chores=",".join(EVERY_S))
     service.start()
+    courier.stop()
     event(log, "stopped")

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 
-from api.auth import CallerKey, Owner, identify
+from api.auth import CallerKey, Owner, caller
 from api.dialects import a1111
 from api.dialects.wish import Wish
 from api.errors import Fault, Problem, refuse, responses
@@ -55,7 +55,7 @@ async def key_or_password(request: Request, key: CallerKey) -> str | None:
 async def owner_by_password(
     request: Request, key: Annotated[str | None, Depends(key_or_password)]
 ) -> Owner:
-    return identify(request, key)
+    return await caller(request, key)
 
 
 Client = Annotated[Owner, Depends(owner_by_password)]

@@ -36,6 +36,7 @@ _RECORD = {
     "cache",
     "priority",
     "metadata",
+    "webhook",
     "retries",
     "verifies",
     "version",
@@ -71,6 +72,8 @@ def encode_submission(submission: Submission, weight: float, max_queue: int) -> 
     }
     if job.deadline_at is not None:
         fields["deadline_s"] = job.deadline_at - job.created_at
+    if job.webhook:
+        fields["hook"] = " ".join([job.webhook.lane, *job.webhook.events])
     if submission.idempotency:
         key, body = submission.idempotency
         fields["idempotency"] = {"key": key, "body": body}

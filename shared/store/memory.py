@@ -25,6 +25,7 @@ from shared.store.desk import Desk
 from shared.store.ledger import Ledger
 from shared.store.memory_events import MemoryEvents
 from shared.store.memory_index import MemoryIndex
+from shared.store.memory_outbox import MemoryOutbox, Parcels
 from shared.store.values import (
     UNWELL_S,
     Cause,
@@ -45,7 +46,7 @@ from shared.store.values import (
 )
 
 
-class MemoryJobStore(MemoryAttendance, MemoryEvents, MemoryIndex):
+class MemoryJobStore(MemoryAttendance, MemoryEvents, MemoryIndex, MemoryOutbox):
     """See shared/store/port.py. Thread-safe. `clock` gives unix seconds."""
 
     def __init__(
@@ -60,6 +61,8 @@ class MemoryJobStore(MemoryAttendance, MemoryEvents, MemoryIndex):
         self._now = clock
         self._lock = RLock()
         self._ledger = Ledger(clock, max_losses, max_retries, retry_pause_s)
+        self._parcels = Parcels(self._ledger)
+        self._ledger.history.post = self._parcels.post
         self._attendances = Attendances(self._ledger)
         self._desk = Desk(self._ledger, max_queue, self._attendances)
         self._idempotency = self._desk.idempotency

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from shared.events import Event
 from shared.jobs import Job
+from shared.store.outbox import Outbox
 from shared.store.queries import Forecast, JobPage, JobQuery, Owned
 from shared.store.values import (
     Cause,
@@ -30,7 +31,7 @@ from shared.store.values import (
 )
 
 
-class JobStore(Protocol):
+class JobStore(Outbox, Protocol):
     # the API's side
     def submit(self, submission: Submission) -> Submitted:
         """Take the whole job in one step: replay, cache, single-flight, pending, tickets, record.

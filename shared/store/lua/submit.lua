@@ -1,5 +1,5 @@
 -- The whole order in one step: replay, cache, single-flight, pending, tickets, record.
--- ARGV: JSON {job, owner, priority, weight, version, record, deadline_s, bypass, max_queue, previews,
+-- ARGV: JSON {job, owner, priority, weight, version, record, deadline_s, bypass, max_queue, previews, hook,
 --             idempotency: {key, body}, attendance: {client, gone_s, body, repeats}, stored_only, images: [{render, fingerprint, pool, spec, cost}]}
 -- Answers {'ok' | 'replayed', snapshot, hits, attached, made} or {'full' | 'conflict' | 'not_stored'}.
 
@@ -76,6 +76,9 @@ end
 if order.deadline_s then
   call('HSET', key, 'deadline_at', precise(time + order.deadline_s))
   call('ZADD', K.deadlines, precise(time + order.deadline_s), order.job)
+end
+if order.hook then -- "<the receiver's origin> <event> <event> ..."
+  call('HSET', key, 'hook', order.hook)
 end
 if idem then
   call('SET', idem, order.job .. ' ' .. given.body, 'EX', IDEMPOTENCY_S)
