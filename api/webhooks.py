@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from shared.answers import View
+from shared.answers import JobView, View
 from shared.errors import UrlNotAllowed
 from shared.jobs import Webhook, WebhookEvent
 from shared.ssrf import read_target, take_apart
@@ -57,6 +57,18 @@ def webhook_of(order: NewWebhook | None, base: str) -> Webhook | None:
         return None
     events = tuple(dict.fromkeys(order.events or FINAL_EVENTS))
     return Webhook(url=order.url, events=events, lane=take_apart(order.url).origin, base=base)
+
+
+class MessageView(View):
+    """What a receiver gets; the headers sign it as Standard Webhooks 1.0 has it."""
+
+    type: WebhookEvent
+    timestamp: str = Field(
+        description="When the event happened", examples=["2026-01-05T10:00:09.300Z"]
+    )
+    data: JobView = Field(
+        description="The job when this was first tried; of its input only model and seed"
+    )
 
 
 class SecretView(View):

@@ -11,7 +11,7 @@ from api.auth import Caller
 from api.errors import Problem, responses
 from api.farm import farm_of
 from api.routes import get
-from api.webhooks import DeliveriesView, DeliveryView, SecretView, delivery_view
+from api.webhooks import DeliveriesView, DeliveryView, MessageView, SecretView, delivery_view
 from shared.store.outbox import Delivered
 from shared.webhooks import new_secret
 
@@ -71,6 +71,24 @@ def redeliver(
     if chosen is None or not farm.store.redeliver(job.id, chosen.name):
         raise Problem(404, "delivery_not_found", "the job has no such delivery", "delivery")
     return delivery_view(_chosen(farm.store.deliveries(job.id), chosen.id) or chosen)
+
+
+# For the OpenAPI document: not routes of ours, but what a receiver's must take.
+messages = APIRouter(tags=["webhooks"])
+
+
+@messages.post(
+    "webhook",
+    status_code=204,
+    summary="An event of a job",
+    response_description="Heard: any 2xx will do",
+    responses={
+        "410": {"description": "Never send this again"},
+        "default": {"description": "Sent again later"},
+    },
+)
+def message(body: MessageView) -> None:
+    """One URL gets all events that its order asked for; `docs/webhooks.md` has the headers."""
 
 
 def _chosen(found: list[Delivered], delivery: str | None) -> Delivered | None:
