@@ -13,10 +13,11 @@ from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
-from api.auth import read_keys
+from api.audit import Audit
 from api.drain import Drain, LastAnswer
 from api.errors import Problem, add_schema, problem_of, respond
 from api.farm import Farm, answers, remembered
+from api.keyring import KeyRing
 from api.middleware import BodyLimit, RequestLog
 from api.routes import admin, files, get, jobs, models, ops, workers
 from api.routes import results as result_routes
@@ -24,6 +25,7 @@ from api.signing import Signer
 from shared.errors import FarmError
 from shared.metrics import ApiMetrics, StoreCollector
 from shared.models import Catalog
+from shared.owners import Office, office_in_memory
 from shared.results.port import ResultStore
 from shared.settings import Settings
 from shared.store.port import JobStore
@@ -47,9 +49,14 @@ def create_app(
     results: ResultStore,
     catalog: Catalog,
     registry: CollectorRegistry | None = None,
+    office: Office | None = None,
 ) -> FastAPI:
-    """The API over these parts. Connects to nothing. Raises SettingsError for bad keys."""
+    """The API over these parts. Connects to nothing. Raises SettingsError for bad keys.
+
+    Without an `office` the only keys are those of the settings.
+    """
     registry = registry or CollectorRegistry()
+    office = office or office_in_memory()
     registry.register(StoreCollector(store))
     app = FastAPI(
         title="renderfarm",
@@ -63,7 +70,8 @@ def create_app(
         store=store,
         results=results,
         catalog=catalog,
-        keys=read_keys(settings),
+        keys=KeyRing(settings, office.keys),
+        audit=Audit(office.audit),
         signer=Signer(settings, store),
         registry=registry,
         metrics=ApiMetrics(registry),

@@ -12,9 +12,11 @@ from fastapi import Request
 from prometheus_client import CollectorRegistry
 from ulid import ULID
 
-from api.auth import Keys, Owner
+from api.audit import Audit
 from api.drain import Drain
+from api.keyring import KeyRing
 from api.links import Links, links
+from api.owner import Owner
 from api.signing import Signer
 from shared.errors import JobGone, JobNotFound, Unavailable
 from shared.jobs import Job
@@ -36,7 +38,8 @@ class Farm:
     store: JobStore
     results: ResultStore
     catalog: Catalog
-    keys: Keys
+    keys: KeyRing
+    audit: Audit
     signer: Signer
     registry: CollectorRegistry
     metrics: ApiMetrics

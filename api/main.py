@@ -13,6 +13,7 @@ from api.auth import refuse_open_door
 from api.drain import DrainingServer
 from shared import logs
 from shared.models import load_catalog
+from shared.owners import open_office
 from shared.results import open_results
 from shared.settings import Settings, load_settings
 from shared.store import open_store
@@ -30,12 +31,14 @@ GRACE_S = 30
 
 def build(settings: Settings) -> FastAPI:
     """The application on the real parts. Raises SettingsError, ModelError."""
-    refuse_open_door(settings)
+    office = open_office(settings)
+    refuse_open_door(settings, office.keys)
     return create_app(
         settings,
         open_store(settings),
         open_results(settings),
         load_catalog(settings.models_file, settings.default_model),
+        office=office,
     )
 
 

@@ -12,6 +12,7 @@
     │   │   └── NotDurable            it took the order, but did not confirm that it stays
     │   └── ResultsUnavailable    the result store (S3 or a folder)
     ├── QueueFull             the model's queue holds as many renders as it may
+    ├── KeyNotFound           no key has this id
     ├── IdempotencyConflict   the key was used for another order
     ├── JobNotFound
     ├── JobGone               it was there once; its record has expired
@@ -87,6 +88,10 @@ class ResultsUnavailable(Unavailable):
 
 class QueueFull(FarmError):
     """The queue is full; try again later."""
+
+
+class KeyNotFound(FarmError):
+    """There is no valid key of this id; `renderfarm keys list` shows them."""
 
 
 class IdempotencyConflict(FarmError):

@@ -25,6 +25,15 @@ farm:unwell:<slot>    zset    token -> when a worker of this slot left because i
 farm:totals           hash    outcome -> count
 farm:serial           string  ids of tickets
 farm:secret:<name>    string  secrets that every API process must share
+farm:keys             hash    SHA-256 of an API key -> its record
+farm:keys:version     string  a new one with every change of a key
+farm:keys:used        hash    id of a key -> when it was used last, to within minutes
+farm:audit            stream  what admins did, the last 10,000 acts
+farm:submits:<owner>  string  when the owner's allowance of orders is whole again, unix seconds
+farm:owed             hash    owner -> how many queued renders are on his account
+farm:owed_ms          hash    owner -> their predicted device milliseconds
+farm:pace:pool:<pool> string  "<renders claimed per second> <when>", a mean that fades in a minute
+farm:pace:owner:<o>   string  the same of one owner (ten minutes)
 render.<pool>         list    tickets: the Celery queue of one pool
 """
 
@@ -54,6 +63,14 @@ KEYS = {
     "totals": "farm:totals",
     "serial": "farm:serial",
     "secret": "farm:secret:",
+    "keys": "farm:keys",
+    "keys_version": "farm:keys:version",
+    "used": "farm:keys:used",
+    "audit": "farm:audit",
+    "submits": "farm:submits:",
+    "owed": "farm:owed",
+    "owed_ms": "farm:owed_ms",
+    "pace": "farm:pace:",
     "queue": "render.",
 }
 

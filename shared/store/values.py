@@ -34,6 +34,9 @@ class OwnerLimits:
     max_queued_gpu_s: float = 0.0  # predicted
 
 
+NO_LIMITS = OwnerLimits()
+
+
 @dataclass(slots=True, frozen=True)
 class Submission:
     """A job without images, and what to make for it; `idempotency` is (key, hash of the body).
@@ -45,7 +48,7 @@ class Submission:
     job: Job
     orders: Sequence[Order]
     idempotency: tuple[str, str] | None = None
-    limits: OwnerLimits = OwnerLimits()
+    limits: OwnerLimits = NO_LIMITS
     weight: float = 1.0
 
 
