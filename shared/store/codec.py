@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from shared.errors import IdempotencyConflict, QueueFull
 from shared.jobs import (
     RECORD_VERSION,
     Dropped,
@@ -16,12 +17,15 @@ from shared.jobs import (
     RenderState,
     StoredResult,
 )
+from shared.store.limits import too_much, too_often
 from shared.store.values import (
     Claim,
     Delayed,
     Moved,
     Poison,
+    Rate,
     Submission,
+    Submitted,
     WorkerStatus,
 )
 
@@ -49,6 +53,11 @@ def encode_submission(submission: Submission, weight: float, max_queue: int) -> 
         "priority": job.priority,
         "weight": weight,
         "max_queue": max_queue,
+        "limits": {
+            "per_min": submission.limits.submits_per_min,
+            "queued": submission.limits.max_queued,
+            "queued_ms": submission.limits.max_queued_gpu_s * 1000,
+        },
         "bypass": job.cache == "bypass",
         "version": RECORD_VERSION,
         "record": job.model_dump_json(include=_RECORD),
@@ -69,6 +78,33 @@ def encode_submission(submission: Submission, weight: float, max_queue: int) -> 
         key, body = submission.idempotency
         fields["idempotency"] = {"key": key, "body": body}
     return fields
+
+
+def decode_submitted(submission: Submission, answer: list[Any]) -> Submitted:
+    """Raises what the answer says: QueueFull, RateExceeded, QuotaExceeded, InvalidOrder or
+    IdempotencyConflict.
+    """
+    how, *said = answer
+    match how:
+        case "conflict":
+            raise IdempotencyConflict
+        case "full":
+            raise QueueFull(retry_after_s=_known(said[0]))
+    limits = submission.limits
+    left, reset_s = said[-2:]
+    rate = None if left < 0 else Rate(limits.submits_per_min, left, float(reset_s))
+    match how:
+        case "limited":
+            raise too_often(float(said[0]), rate)
+        case "quota":
+            wait_s, what, needed = said[:3]
+            raise too_much(limits, what, float(needed), _known(wait_s), rate)
+    seen, hits, attached, made = said[:4]
+    return Submitted(decode_job(seen), how == "replayed", hits, attached, made, rate)
+
+
+def _known(wait_s: str) -> float | None:
+    return None if float(wait_s) < 0 else float(wait_s)
 
 
 def encode_outcome(outcome: StoredResult | Failure | None) -> tuple[str, str, str]:

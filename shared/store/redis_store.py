@@ -10,7 +10,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 import redis
 from redis.commands.core import Script
 
-from shared.errors import IdempotencyConflict, JobFinished, JobNotFound, QueueFull
+from shared.errors import JobFinished, JobNotFound
 from shared.jobs import Failure, Job, StoredResult
 from shared.keys import KEYS, queue_name
 from shared.store import codec
@@ -27,6 +27,7 @@ from shared.store.values import (
     Delayed,
     Hold,
     Moved,
+    Owed,
     Poison,
     PoolStats,
     Standing,
@@ -76,14 +77,10 @@ class RedisJobStore:
     @_translated
     def submit(self, submission: Submission) -> Submitted:
         job = submission.job
-        fields = codec.encode_submission(submission, WEIGHTS[job.priority], self._config.max_queue)
+        weight = WEIGHTS[job.priority] * submission.weight
+        fields = codec.encode_submission(submission, weight, self._config.max_queue)
         answer = self._durable.run(self._scripts["submit"], json.dumps(fields))
-        if answer[0] == "full":
-            raise QueueFull
-        if answer[0] == "conflict":
-            raise IdempotencyConflict
-        how, seen, hits, attached, made = answer
-        return Submitted(codec.decode_job(seen), how == "replayed", hits, attached, made)
+        return codec.decode_submitted(submission, answer)
 
     @_translated
     def get(self, job_id: str) -> Job:
@@ -259,6 +256,14 @@ class RedisJobStore:
             leases=leases,
             totals={outcome: int(count) for outcome, count in totals.items()},
         )
+
+    @_translated
+    def owed(self) -> dict[str, Owed]:
+        pipe = self._redis.pipeline(transaction=True)
+        pipe.hgetall(KEYS["owed"])
+        pipe.hgetall(KEYS["owed_ms"])
+        renders, ms = pipe.execute()
+        return {o: Owed(int(renders[o]), int(ms.get(o, 0)) / 1000) for o in sorted(renders)}
 
     @_translated
     def secret(self, name: str, proposal: str) -> str:

@@ -12,6 +12,8 @@ WEIGHTS = {"high": 4.0, "normal": 1.0, "low": 0.25}
 Hold = Literal["held", "cancel", "lost"]
 # Why a worker died, as far as anybody knows; `worker_lost` is all that is left to say.
 Cause = Literal["worker_lost", "container_memory", "device_fault", "deaf", "unwell"]
+WINDOW_S = 60  # of the limit on orders
+PACE_S = 60  # the speed of a queue is a mean over about so long
 UNWELL_S = 3600  # how long it is remembered that a worker left because it was unwell
 
 
@@ -59,6 +61,14 @@ class Rate:
     limit: int
     remaining: int
     reset_s: float
+
+
+@dataclass(slots=True, frozen=True)
+class Owed:
+    """What an owner has queued: renders, and their predicted device seconds."""
+
+    renders: int = 0
+    gpu_s: float = 0.0
 
 
 @dataclass(slots=True, frozen=True)
