@@ -9,6 +9,7 @@ from fastapi import Request
 from api.owner import Owner
 from shared import logs
 from shared.errors import StoreUnavailable
+from shared.jobs import Job
 from shared.owners.port import Act, AuditLog
 
 log = logging.getLogger("api.audit")
@@ -19,6 +20,11 @@ class Audit:
 
     def __init__(self, kept: AuditLog) -> None:
         self.kept = kept
+
+    def upon_another(self, request: Request, owner: Owner, what: str, job: Job) -> None:
+        """Note what was done to a job, if it is somebody else's."""
+        if job.owner != owner.name:
+            self.note(request, owner, what, job.id, whose=job.owner)
 
     def note(
         self, request: Request, owner: Owner, what: str, target: str, *, whose: str | None = None

@@ -83,32 +83,12 @@ async def caller(request: Request, key: CallerKey) -> Owner:
 
     Raises Problem 401 or 403, StoreUnavailable.
     """
-    return scoped(request, await identified(request, key))
-
-
-async def identified(request: Request, key: str | None) -> Owner:
-    """`identify` for async routes: the store, if it must be asked, is asked in a thread."""
-    ring: KeyRing = request.app.state.farm.keys
-    if ring.is_at_hand(key):
-        return identify(request, key)
-    return await run_in_threadpool(identify, request, key)
+    return _with_scope(request, await _looked_up(request, key))
 
 
 def identify(request: Request, key: str | None) -> Owner:
-    """Whose key it is, whatever it allows. Raises Problem 401, StoreUnavailable."""
-    ring: KeyRing = request.app.state.farm.keys
-    address, _ = request.scope.get("server") or ("", None)
-    owner = ring.owner(key, outward=_is_outward(address))
-    request.state.owner = owner.name
-    return owner
-
-
-def scoped(request: Request, owner: Owner) -> Owner:
-    """The owner, if the key may do what the method does. Raises Problem 403."""
-    scope: Scope = "read" if request.method in ("GET", "HEAD") else "submit"
-    if scope not in owner.scopes:
-        raise Problem(403, "scope_missing", f"this key has no scope `{scope}`")
-    return owner
+    """`caller` for a route with other ways in. May ask the store, so call it in a thread."""
+    return _with_scope(request, _whose(request, key))
 
 
 Caller = Annotated[Owner, Depends(caller)]
@@ -116,10 +96,33 @@ Caller = Annotated[Owner, Depends(caller)]
 
 async def admin(request: Request, key: CallerKey) -> Owner:
     """The owner who asks, if an admin. Raises Problem 401 or 403, StoreUnavailable."""
-    owner = await identified(request, key)
+    owner = await _looked_up(request, key)
     if not owner.admin:
         raise Problem(403, "admin_only", "this needs an admin's key")
     return owner
 
 
 Admin = Annotated[Owner, Depends(admin)]
+
+
+async def _looked_up(request: Request, key: str | None) -> Owner:
+    """In the event loop as a rule; the store, if it must be asked, is asked in a thread."""
+    ring: KeyRing = request.app.state.farm.keys
+    if ring.is_at_hand(key):
+        return _whose(request, key)
+    return await run_in_threadpool(_whose, request, key)
+
+
+def _whose(request: Request, key: str | None) -> Owner:
+    ring: KeyRing = request.app.state.farm.keys
+    address, _ = request.scope.get("server") or ("", None)
+    owner = ring.owner(key, outward=_is_outward(address))
+    request.state.owner = owner.name
+    return owner
+
+
+def _with_scope(request: Request, owner: Owner) -> Owner:
+    scope: Scope = "read" if request.method in ("GET", "HEAD") else "submit"
+    if scope not in owner.scopes:
+        raise Problem(403, "scope_missing", f"this key has no scope `{scope}`")
+    return owner

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import secrets
-from typing import TypeVar
+from dataclasses import replace
+from typing import Literal, TypeVar
 
 from ulid import ULID
 
 from api.auth import Owner
 from api.schemas import NewJob
 from shared.errors import JobFinished, JobNotFinished
-from shared.fingerprint import fingerprint
+from shared.fingerprint import fingerprint, owned
 from shared.jobs import RECORD_VERSION, SEEDS, Job, JobStatus, RenderSpec, image_seed
 from shared.models import ModelEntry
 from shared.store.values import (
@@ -72,6 +73,15 @@ def again(
     today = {"model": entry.id, "model_digest": entry.digest}
     specs = (image.render.spec.model_copy(update=today) for image in old.images)
     return Submission(job, [_order(spec, entry) for spec in specs], idempotency)
+
+
+def scoped(submission: Submission, scope: Literal["shared", "owner"]) -> Submission:
+    """The submission with its renders where its owner, or everybody, finds them."""
+    if scope == "shared":
+        return submission
+    owner = submission.job.owner
+    orders = [replace(o, fingerprint=owned(o.fingerprint, owner)) for o in submission.orders]
+    return replace(submission, orders=orders)
 
 
 def resolve(order: NewJob, entry: ModelEntry) -> RenderSpec:

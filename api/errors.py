@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Any
 
 from fastapi import Request
@@ -17,6 +18,7 @@ from starlette.exceptions import HTTPException
 
 from api.codes import CODES, kind_of
 from shared import errors
+from shared.store.values import WINDOW_S, Rate
 
 CHALLENGE = {"WWW-Authenticate": "Bearer"}  # every 401 says how to answer it
 MOST_FAULTS = 32  # an order of a million unknown fields gets a short answer
@@ -70,6 +72,8 @@ def problem_of(error: Exception) -> Problem:
             return _misread(error)
         case HTTPException():
             return _http(error)
+        case errors.TryLater():
+            return _later(error)
     for kind, (status, code, headers) in _CORE.items():
         if isinstance(error, kind):
             return Problem(status, code, str(kind()), headers=dict(headers))
@@ -81,7 +85,6 @@ _CORE: dict[type[errors.FarmError], tuple[int, str, dict[str, str]]] = {
     errors.StoreRefuses: (503, "store_unavailable", {"Retry-After": "10"}),
     errors.StoreUnavailable: (503, "store_unavailable", {"Retry-After": "2"}),
     errors.ResultsUnavailable: (503, "store_unavailable", {"Retry-After": "2"}),
-    errors.QueueFull: (503, "queue_full", {"Retry-After": "10"}),
     errors.IdempotencyConflict: (422, "idempotency_key_reused", {}),
     errors.JobNotFound: (404, "job_not_found", {}),
     errors.JobGone: (410, "job_gone", {}),
@@ -89,6 +92,31 @@ _CORE: dict[type[errors.FarmError], tuple[int, str, dict[str, str]]] = {
     errors.JobFinished: (409, "job_already_finished", {}),
     errors.ResultGone: (410, "result_gone", {}),
 }
+
+
+_LATER: dict[type[errors.TryLater], tuple[int, str]] = {
+    errors.QueueFull: (503, "queue_full"),
+    errors.RateExceeded: (429, "rate_limit_exceeded"),
+    errors.QuotaExceeded: (429, "quota_exceeded"),
+}
+LONGEST_S = 60  # clients ignore a longer Retry-After, or give up
+
+
+def _later(error: errors.TryLater) -> Problem:
+    status, code = _LATER[type(error)]
+    wait_s = LONGEST_S if error.retry_after_s is None else ceil(error.retry_after_s)
+    headers = {"Retry-After": str(min(max(wait_s, 1), LONGEST_S)), **rate_headers(error.rate)}
+    return Problem(status, code, str(error), headers=headers)
+
+
+def rate_headers(rate: Rate | None) -> dict[str, str]:
+    """`RateLimit` and its policy, as the IETF's draft has them; none where there is no limit."""
+    if rate is None:
+        return {}
+    return {
+        "RateLimit-Policy": f'"submit";q={rate.limit};w={WINDOW_S}',
+        "RateLimit": f'"submit";r={rate.remaining};t={ceil(rate.reset_s)}',
+    }
 
 
 def _misread(error: RequestValidationError) -> Problem:

@@ -14,6 +14,7 @@ from api.answers import ImageView, JobView, MetricsView, ProgressView, StepsView
 from api.farm import Farm
 from api.links import Links
 from api.negotiation import unchanged
+from shared.fingerprint import pure
 from shared.images import Format
 from shared.jobs import FINAL, OPEN, Job, JobImage, RenderState
 
@@ -93,7 +94,7 @@ def _image(job: Job, image: JobImage, links: Links) -> ImageView:
         index=image.index,
         seed=render.spec.seed,
         status=image.status,
-        fingerprint=render.fingerprint,
+        fingerprint=pure(render.fingerprint),
         cached=image.cached,
         attempt=render.attempt,
         progress=StepsView(step=_step(image), steps=render.spec.steps),

@@ -17,6 +17,8 @@ from api.app import create_app
 from shared.errors import ResultGone
 from shared.jobs import Failure, StoredResult
 from shared.models import Catalog, ModelEntry
+from shared.owners import Office, office_in_memory
+from shared.owners.keys import Grant, make
 from shared.settings import Settings
 from shared.store.memory import MemoryJobStore
 from shared.store.port import JobStore
@@ -75,10 +77,17 @@ class Farm:
     settings: Settings = field(default_factory=Settings)
     store: Any = field(default_factory=MemoryJobStore)
     results: Any = field(default_factory=FakeResults)
+    office: Office = field(default_factory=office_in_memory)
     app: FastAPI = field(init=False)
 
     def __post_init__(self) -> None:
-        self.app = create_app(self.settings, self.store, self.results, CATALOG)
+        self.app = create_app(self.settings, self.store, self.results, CATALOG, office=self.office)
+
+    def key(self, owner: str, **grant: Any) -> str:
+        """A new key in the store."""
+        text, key = make(Grant(owner=owner, **grant), now=0.0)
+        self.office.keys.add(key)
+        return text
 
     def client(self, key: str | None = None) -> TestClient:
         headers = {"Authorization": f"Bearer {key}"} if key else {}

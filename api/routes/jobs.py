@@ -10,10 +10,11 @@ from fastapi import APIRouter, Depends, Header, Request
 from fastapi.responses import Response
 
 from api.answers import JobView
-from api.auth import Caller, Owner
+from api.auth import Caller
 from api.door import admit, again
 from api.errors import Problem, responses
 from api.farm import Farm, farm_of
+from api.owner import Owner
 from api.reading import digest, digest_retry, json_body, parse
 from api.routes import get
 from api.schemas import EXAMPLES, Limits, schema
@@ -40,9 +41,10 @@ _BODY = {
         **responses(
             "invalid_json", "invalid_value", "missing_field", "unknown_field", "invalid_size",
             "conflicting_fields", "model_not_found", "unsupported_for_model",
-            "invalid_idempotency_key", "missing_api_key", "invalid_api_key", "body_too_large",
-            "unsupported_media_type", "idempotency_key_reused", "draining", "queue_full",
-            "store_unavailable",
+            "invalid_idempotency_key", "missing_api_key", "invalid_api_key", "scope_missing",
+            "priority_not_allowed", "body_too_large", "unsupported_media_type",
+            "idempotency_key_reused", "rate_limit_exceeded", "quota_exceeded", "draining",
+            "queue_full", "store_unavailable",
         ),
     },
 )  # fmt: skip
@@ -71,7 +73,12 @@ def submit(
         200: {"model": JobView},
         304: {"description": "Nothing changed"},
         **responses(
-            "missing_api_key", "invalid_api_key", "job_not_found", "job_gone", "store_unavailable"
+            "missing_api_key",
+            "invalid_api_key",
+            "scope_missing",
+            "job_not_found",
+            "job_gone",
+            "store_unavailable",
         ),
     },
 )
@@ -87,7 +94,7 @@ def look(request: Request, owner: Caller, job_id: str) -> Response:
     responses={
         200: {"model": JobView},
         **responses(
-            "missing_api_key", "invalid_api_key", "job_not_found", "job_gone",
+            "missing_api_key", "invalid_api_key", "scope_missing", "job_not_found", "job_gone",
             "job_already_finished", "store_unavailable",
         ),
     },
@@ -95,7 +102,9 @@ def look(request: Request, owner: Caller, job_id: str) -> Response:
 def cancel(request: Request, owner: Caller, job_id: str) -> Response:
     farm = farm_of(request)
     farm.find(request, job_id, owner)
-    return shown(request, farm, farm.store.cancel(job_id), 200, {})
+    job = farm.store.cancel(job_id)
+    farm.audit.upon_another(request, owner, "job.canceled", job)
+    return shown(request, farm, job, 200, {})
 
 
 @router.post(
@@ -107,8 +116,9 @@ def cancel(request: Request, owner: Caller, job_id: str) -> Response:
         202: {"model": JobView, "description": "A new job; `retries` names the old one"},
         **responses(
             "model_not_found", "invalid_idempotency_key", "missing_api_key", "invalid_api_key",
-            "job_not_found", "job_gone", "job_not_finished", "job_already_finished",
-            "idempotency_key_reused", "draining", "queue_full", "store_unavailable",
+            "scope_missing", "job_not_found", "job_gone", "job_not_finished",
+            "job_already_finished", "idempotency_key_reused", "rate_limit_exceeded",
+            "quota_exceeded", "draining", "queue_full", "store_unavailable",
         ),
     },
 )  # fmt: skip
@@ -124,7 +134,9 @@ def retry(
     replay = None if idempotency_key is None else (_key(idempotency_key), digest_retry(old.id))
     entry = farm.catalog.find(old.input["model"])
     submission = again(old, entry, now=time.time(), idempotency=replay)
-    return _taken(request, farm, owner, submission)
+    answer = _taken(request, farm, owner, submission)
+    farm.audit.upon_another(request, owner, "job.retried", old)
+    return answer
 
 
 def _taken(request: Request, farm: Farm, owner: Owner, submission: Submission) -> Response:

@@ -24,7 +24,7 @@ _LIMITS = frozenset({"max_steps", "min_side_px", "max_side_px", "max_pixels"})
     router,
     "/models",
     summary="List the models",
-    responses=responses("missing_api_key", "invalid_api_key", "store_unavailable"),
+    responses=responses("missing_api_key", "invalid_api_key", "scope_missing", "store_unavailable"),
 )
 def models(request: Request, owner: Caller) -> dict[str, Any]:
     farm = farm_of(request)
@@ -38,7 +38,11 @@ def models(request: Request, owner: Caller) -> dict[str, Any]:
     "/models/{model_id:path}",
     summary="One model, by id or alias",
     responses=responses(
-        "missing_api_key", "invalid_api_key", "model_not_found", "store_unavailable"
+        "missing_api_key",
+        "invalid_api_key",
+        "scope_missing",
+        "model_not_found",
+        "store_unavailable",
     ),
 )
 def model(request: Request, owner: Caller, model_id: str) -> dict[str, Any]:

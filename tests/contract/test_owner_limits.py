@@ -57,12 +57,14 @@ def test_so_many_orders_a_minute_and_no_more(store: JobStore) -> None:
     rates = [store.submit(limited(submission(seed=k), submits_per_min=3)).rate for k in range(3)]
 
     assert [rate.remaining for rate in rates if rate] == [2, 1, 0]
-    assert rates[0] and rates[0].limit == 3
+    assert rates[0]
+    assert rates[0].limit == 3
     assert 19 < rates[0].reset_s <= 20  # one of three places, so a third of a minute
     with pytest.raises(RateExceeded) as refused:
         store.submit(limited(submission(seed=9), submits_per_min=3))
     assert 0 < (refused.value.retry_after_s or 0) <= 20
-    assert refused.value.rate and refused.value.rate.remaining == 0
+    assert refused.value.rate
+    assert refused.value.rate.remaining == 0
 
 
 def test_another_owner_has_an_allowance_of_his_own(store: JobStore) -> None:
@@ -70,7 +72,8 @@ def test_another_owner_has_an_allowance_of_his_own(store: JobStore) -> None:
 
     rate = store.submit(limited(submission(owner="bob"), submits_per_min=1)).rate
 
-    assert rate and rate.remaining == 0
+    assert rate
+    assert rate.remaining == 0
 
 
 def test_a_refused_order_costs_nothing_and_leaves_nothing(store: JobStore) -> None:
@@ -149,7 +152,8 @@ def test_so_many_queued_renders_and_no_more(store: JobStore) -> None:
 def test_what_runs_does_not_count_and_what_comes_back_does(store: JobStore) -> None:
     store.submit(limited(submission(n=2), max_queued=2))
     taken = claim(store)
-    assert taken and store.owed() == {"alice": Owed(1, 1.0)}
+    assert taken
+    assert store.owed() == {"alice": Owed(1, 1.0)}
 
     store.submit(limited(submission(seed=10), max_queued=2))
     assert store.release(taken.render_id, taken.token, lost=False)

@@ -323,7 +323,7 @@ def test_openapi_describes_every_route_with_its_faults():
     document = Farm().client().get("/openapi.json").json()
 
     assert set(document["paths"]) == {
-        "/jobs", "/jobs/{job_id}", "/jobs/{job_id}/cancel", "/jobs/{job_id}/result",
+        "/audit", "/jobs", "/jobs/{job_id}", "/jobs/{job_id}/cancel", "/jobs/{job_id}/result",
         "/jobs/{job_id}/retry", "/poison", "/poison/{render_id}", "/poison/{render_id}/retry",
         "/files/{job_id}/{index}.{extension}", "/models", "/models/{model_id}", "/healthz",
         "/readyz", "/status", "/metrics", "/errors", "/workers", "/workers/{name}/drain",
