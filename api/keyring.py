@@ -23,7 +23,7 @@ from shared.settings import Settings
 from shared.store.values import OwnerLimits
 
 FRESH_S = 2.0
-EAGER_S = 0.3  # for a key that is not in the copy
+EAGER_S = 0.05  # for a key that is not in the copy
 RETRY_S = 1.0  # after the store did not answer
 STALE_S = 900.0  # so long a copy is believed while the store does not answer
 USED_S = 300.0  # how exactly it is kept when a key was used last

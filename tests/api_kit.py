@@ -87,6 +87,7 @@ class Farm:
         """A new key in the store."""
         text, key = make(Grant(owner=owner, **grant), now=0.0)
         self.office.keys.add(key)
+        self.app.state.farm.keys._copy.read_at = float("-inf")  # seen at once, not in a moment
         return text
 
     def client(self, key: str | None = None) -> TestClient:
