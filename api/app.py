@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -18,21 +19,39 @@ from api.drain import Drain, LastAnswer
 from api.errors import Problem, add_schema, problem_of, respond
 from api.farm import Farm, answers, remembered
 from api.keyring import KeyRing
+from api.live import Deaf, Live
 from api.middleware import BodyLimit, RequestLog
-from api.routes import admin, files, get, jobs, models, ops, workers
+from api.routes import (
+    admin,
+    events,
+    files,
+    get,
+    index,
+    inputs,
+    jobs,
+    methods_at,
+    models,
+    openai,
+    ops,
+    sdapi,
+    txt2img,
+    workers,
+)  # fmt: skip
 from api.routes import results as result_routes
-from api.signing import Signer
+from api.watch import Watch
 from shared.errors import FarmError
 from shared.metrics import ApiMetrics, StoreCollector
 from shared.models import Catalog
 from shared.owners import Office, office_in_memory
 from shared.results.port import ResultStore
 from shared.settings import Settings
+from shared.signing import Signer
 from shared.store.port import JobStore
 
 WEB = Path(__file__).parent / "web"
 STORAGE_CHECK_S = 5.0
 STORE_CHECK_S = 30.0
+WORKERS_S = 1.0
 _PAGE = {
     "Cache-Control": "no-cache",
     "Content-Security-Policy": (
@@ -49,10 +68,12 @@ def create_app(
     results: ResultStore,
     catalog: Catalog,
     registry: CollectorRegistry | None = None,
+    open_live: Callable[[], Live] = Deaf,
     office: Office | None = None,
 ) -> FastAPI:
     """The API over these parts. Connects to nothing. Raises SettingsError for bad keys.
 
+    `open_live`: where those who wait hear of their jobs; without it they only ask the store.
     Without an `office` the only keys are those of the settings.
     """
     registry = registry or CollectorRegistry()
@@ -79,6 +100,8 @@ def create_app(
         storage_answers=remembered(lambda: answers(results.check), STORAGE_CHECK_S),
         store_faults=remembered(store.faults, STORE_CHECK_S),
         drain=Drain(settings.api_drain_s),
+        workers=remembered(store.workers, WORKERS_S),
+        watch=Watch(store, open_live),
     )
     _add_routes(app)
     for kind in (HTTPException, RequestValidationError, FarmError, Problem):
@@ -90,9 +113,17 @@ def create_app(
 
 
 def _add_routes(app: FastAPI) -> None:
-    for router in (jobs.router, result_routes.router, files.router, models.router):
+    for router in (
+        jobs.router, index.router, events.router, result_routes.router, files.router,
+        models.router, inputs.router,
+    ):  # fmt: skip
         app.include_router(router)
         app.include_router(router, prefix="/v1", include_in_schema=False)
+    for router in (openai.router, txt2img.router):
+        app.include_router(router, include_in_schema=False)
+        app.include_router(router, prefix="/v1")
+    app.include_router(openai.azure)
+    app.include_router(sdapi.router)
     app.include_router(ops.router)
     app.include_router(admin.router)
     app.include_router(workers.router)
@@ -114,6 +145,9 @@ def _page() -> FileResponse:
 
 
 async def _answer(request: Request, error: Exception) -> Response:
+    if isinstance(error, HTTPException) and error.status_code == 405:
+        methods = methods_at(request.app.routes, request.url.path)
+        error.headers = {"Allow": ", ".join(methods)} if methods else error.headers
     return respond(request, problem_of(error))
 
 
@@ -127,6 +161,6 @@ def _version() -> str:
 _ABOUT = """\
 Order images of Stable Diffusion 3.5, look at the job, fetch the pictures.
 
-Everything under `/jobs`, `/files` and `/models` answers under `/v1` too.
+Everything under `/jobs`, `/inputs`, `/files` and `/models` answers under `/v1` too.
 Every fault is `application/problem+json`; `GET /errors` lists the codes.
 """

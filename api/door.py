@@ -9,6 +9,7 @@ from typing import Literal, TypeVar
 from ulid import ULID
 
 from api.auth import Owner
+from api.inputs import NOTHING, Given
 from api.schemas import NewJob
 from shared.errors import JobFinished, JobNotFinished
 from shared.fingerprint import fingerprint, owned
@@ -19,6 +20,7 @@ from shared.store.values import (
     Submission,
 )
 
+STRENGTH = 0.6
 Number = TypeVar("Number", int, float)
 
 
@@ -29,13 +31,14 @@ def admit(
     *,
     now: float,
     idempotency: tuple[str, str] | None = None,
+    given: Given = NOTHING,
 ) -> Submission:
-    """A job of `order.n` renders; `now` in unix seconds."""
-    spec = resolve(order, entry)
+    """A job of `order.n` renders; `now` in unix seconds; `given` are its input pictures."""
+    spec = resolve(order, entry, given)
     job = Job(
         id=f"job_{ULID()}",
         owner=owner.name,
-        input=_input(order, spec),
+        input=_input(order, spec, given),
         cache=order.cache,
         priority=order.priority,
         metadata=order.metadata,
@@ -84,20 +87,26 @@ def scoped(submission: Submission, scope: Literal["shared", "owner"]) -> Submiss
     return replace(submission, orders=orders)
 
 
-def resolve(order: NewJob, entry: ModelEntry) -> RenderSpec:
+def resolve(order: NewJob, entry: ModelEntry, given: Given = NOTHING) -> RenderSpec:
     """What decides the pixels of image 0: the order's word, else the model entry's."""
     drawn = order.seed is None or order.seed < 0
+    width, height = entry.width, entry.height
+    if given.init and order.width is None and order.height is None:
+        width, height = entry.size_like(given.init.width, given.init.height)
     return RenderSpec(
         model=entry.id,
         model_digest=entry.digest,
         prompt=order.prompt,
         negative_prompt=order.negative_prompt,
-        width=_either(order.width, entry.width),
-        height=_either(order.height, entry.height),
+        width=_either(order.width, width),
+        height=_either(order.height, height),
         steps=_either(order.steps, entry.steps),
         guidance_scale=_either(order.guidance_scale, entry.guidance_scale),
         shift=_either(order.shift, entry.shift),
         seed=secrets.randbelow(SEEDS) if drawn else order.seed or 0,
+        init_image_sha256=given.init.sha256 if given.init else None,
+        mask_image_sha256=given.mask.sha256 if given.mask else None,
+        strength=_either(order.strength, STRENGTH) if given.init else None,
     )
 
 
@@ -109,13 +118,13 @@ def _order(spec: RenderSpec, entry: ModelEntry) -> Order:
     cost_s = entry.predict_seconds(
         width=spec.width,
         height=spec.height,
-        steps=spec.steps,
+        steps=spec.steps_to_run,
         guidance_scale=spec.guidance_scale,
     )
     return Order(str(ULID()), fingerprint(spec), spec, cost_s)
 
 
-def _input(order: NewJob, spec: RenderSpec) -> dict[str, object]:
+def _input(order: NewJob, spec: RenderSpec, given: Given) -> dict[str, object]:
     return {
         "model": spec.model,
         "prompt": spec.prompt,
@@ -128,10 +137,10 @@ def _input(order: NewJob, spec: RenderSpec) -> dict[str, object]:
         "guidance_scale": spec.guidance_scale,
         "shift": spec.shift,
         "loras": [],
-        "init_image": None,
-        "mask_image": None,
-        "strength": None,
+        "init_image": given.init.shown() if given.init else None,
+        "mask_image": given.mask.shown() if given.mask else None,
+        "strength": spec.strength,
         "output_format": order.output_format,
         "output_compression": order.output_compression,
-        "partial_images": 0,
+        "partial_images": order.partial_images,
     }

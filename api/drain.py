@@ -52,15 +52,21 @@ class Drain:
 class DrainingServer(uvicorn.Server):
     """uvicorn that drains at the first signal; the second ends the wait, the third all waiting."""
 
-    def __init__(self, config: uvicorn.Config, drain: Drain) -> None:
+    def __init__(
+        self, config: uvicorn.Config, drain: Drain, leave: Callable[[], None] = lambda: None
+    ) -> None:
+        """`leave` ends all waiting; it is called in the event loop when the drain is over."""
         super().__init__(config)
         self._drain = drain
+        self._leave = leave
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.force_exit = self._drain.over
         self._drain.begin()
 
     async def on_tick(self, counter: int) -> bool:
+        if self._drain.over:
+            self._leave()
         return await super().on_tick(counter) or self._drain.over
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import ceil
 from typing import Any
+from urllib.parse import quote
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
@@ -21,6 +22,7 @@ from shared import errors
 from shared.store.values import WINDOW_S, Rate
 
 CHALLENGE = {"WWW-Authenticate": "Bearer"}  # every 401 says how to answer it
+_PLAIN = "".join(chr(code) for code in range(32, 127) if chr(code) != "%")
 MOST_FAULTS = 32  # an order of a million unknown fields gets a short answer
 
 
@@ -91,6 +93,8 @@ _CORE: dict[type[errors.FarmError], tuple[int, str, dict[str, str]]] = {
     errors.JobNotFinished: (409, "job_not_finished", {}),
     errors.JobFinished: (409, "job_already_finished", {}),
     errors.ResultGone: (410, "result_gone", {}),
+    errors.SignatureWrong: (401, "invalid_api_key", CHALLENGE),
+    errors.UrlExpired: (403, "url_expired", {}),
 }
 
 
@@ -142,8 +146,15 @@ def _http(error: HTTPException) -> Problem:
 
 def respond(request: Request, problem: Problem) -> JSONResponse:
     """The problem as a response, naming the request and, where one is known, the job."""
+    request.state.code = problem.code
+    body, headers = problem_body(request, problem), dict(problem.headers)
+    if getattr(request.state, "tells_errors", False):  # a dialect whose clients read no body
+        headers["X-Error-Message"] = quote(problem.detail[:500], safe=_PLAIN)
+    return JSONResponse(body, problem.status, headers, "application/problem+json")
+
+
+def problem_body(request: Request, problem: Problem) -> dict[str, Any]:
     state = request.state
-    state.code = problem.code
     body: dict[str, Any] = {
         "type": f"/errors#{problem.code}",
         "title": kind_of(problem.code).title,
@@ -162,7 +173,7 @@ def respond(request: Request, problem: Problem) -> JSONResponse:
         body["job_id"] = job_id
     if problem.faults:
         body["errors"] = [fault.shown() for fault in problem.faults]
-    return JSONResponse(body, problem.status, problem.headers, "application/problem+json")
+    return body
 
 
 def responses(*codes: str) -> dict[int | str, dict[str, Any]]:

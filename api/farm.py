@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -15,21 +15,23 @@ from ulid import ULID
 from api.audit import Audit
 from api.drain import Drain
 from api.keyring import KeyRing
-from api.links import Links, links
+from api.links import links
 from api.owner import Owner
-from api.signing import Signer
+from api.watch import Watch
 from shared.errors import JobGone, JobNotFound, Unavailable
 from shared.jobs import Job
+from shared.links import Links
 from shared.metrics import ApiMetrics
 from shared.models import Catalog
 from shared.results.port import ResultStore
 from shared.settings import Settings
+from shared.signing import Signer
 from shared.store.port import JobStore
-from shared.store.values import StoreFault
+from shared.store.values import StoreFault, WorkerStatus
 
 T = TypeVar("T")
 
-_JOB_ID = re.compile(r"job_[0-7][0-9A-HJKMNP-TV-Z]{25}")
+JOB_ID = re.compile(r"job_[0-7][0-9A-HJKMNP-TV-Z]{25}")
 
 
 @dataclass(slots=True, frozen=True)
@@ -47,6 +49,8 @@ class Farm:
     storage_answers: Callable[[], bool]
     store_faults: Callable[[], tuple[StoreFault, ...]]
     drain: Drain
+    workers: Callable[[], Sequence[WorkerStatus]]  # as of a second ago at most
+    watch: Watch
 
     def links(self, request: Request) -> Links:
         return links(request, self.settings, self.signer)
@@ -70,7 +74,7 @@ class Farm:
 
 def _age_s(job_id: str) -> float:
     """How long ago the id was made: a ULID tells. What is no id of ours is 0 s old."""
-    if not _JOB_ID.fullmatch(job_id):
+    if not JOB_ID.fullmatch(job_id):
         return 0.0
     return time.time() - ULID.from_str(job_id.removeprefix("job_")).timestamp
 

@@ -2,34 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from fastapi import Request
 
-from api.signing import Signer
-from shared.images import Format
+from shared.links import Links
 from shared.settings import Settings
-
-EXTENSIONS: dict[Format, str] = {"png": "png", "webp": "webp", "jpeg": "jpg"}
-
-
-@dataclass(slots=True, frozen=True)
-class Links:
-    base: str  # scheme, host and spelling, without a slash at the end
-    signer: Signer
-
-    def job(self, job_id: str) -> str:
-        return f"{self.base}/jobs/{job_id}"
-
-    def file(self, job_id: str, index: int, output_format: Format) -> str:
-        """A signed URL. Raises StoreUnavailable."""
-        path = file_path(job_id, index, EXTENSIONS[output_format])
-        return f"{self.base}{path}?{self.signer.query(path)}"
-
-
-def file_path(job_id: str, index: int, extension: str) -> str:
-    """What is signed: the path in its first spelling."""
-    return f"/files/{job_id}/{index}.{extension}"
+from shared.signing import Signer
 
 
 def links(request: Request, settings: Settings, signer: Signer) -> Links:

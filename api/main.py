@@ -11,6 +11,7 @@ import uvicorn
 from api.app import create_app
 from api.auth import refuse_open_door
 from api.drain import DrainingServer
+from api.live import RedisLive
 from shared import logs
 from shared.models import load_catalog
 from shared.owners import open_office
@@ -38,6 +39,7 @@ def build(settings: Settings) -> FastAPI:
         open_store(settings),
         open_results(settings),
         load_catalog(settings.models_file, settings.default_model),
+        open_live=lambda: RedisLive(settings.redis_address),
         office=office,
     )
 
@@ -62,7 +64,7 @@ def serve(settings: Settings) -> None:
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=GRACE_S,
     )
-    DrainingServer(config, farm.drain).run()
+    DrainingServer(config, farm.drain, farm.watch.leave).run()
 
 
 def __getattr__(name: str) -> FastAPI:

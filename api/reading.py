@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import Request
@@ -15,6 +17,7 @@ from api.schemas import ALIASES, SIZE, Limits, NewJob
 from shared.fingerprint import encode
 
 _CODES = {"missing": "missing_field", "extra_forbidden": "unknown_field"}
+_IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,255}")
 _SIDES = ("width", "height")
 
 
@@ -26,17 +29,34 @@ async def json_body(request: Request) -> bytes:
     return await request.body()
 
 
-def parse(body: bytes, limits: Limits) -> NewJob:
-    """Raises Problem 400 with all faults."""
-    fields, spelled, faults = fold(_object(body))
+def parse(body: bytes | dict[str, Any], limits: Limits) -> NewJob:
+    """From JSON, or from fields already read. Raises Problem 400 with all faults."""
+    return read(json_object(body) if isinstance(body, bytes) else body, limits)
+
+
+def read(
+    given: dict[str, Any],
+    limits: Limits,
+    *,
+    known_as: Mapping[str, str] | None = None,
+    found: Sequence[Fault] = (),
+) -> NewJob:
+    """`known_as`: what a dialect calls a field; `found`: what it found wrong itself.
+
+    Raises Problem 400 with all faults.
+    """
+    fields, spelled, faults = fold(given)
+    known = dict(known_as or {})
+    spelled = {name: known.get(alias, alias) for name, alias in spelled.items()} | known
+    faults = [*found, *faults]
     unknown = [name for name in fields if name not in NewJob.model_fields]
     for name in unknown[MOST_FAULTS:]:  # each would cost a kilobyte only to be left unsaid
         del fields[name]
     try:
         order = NewJob.model_validate(fields, context=limits)
     except ValidationError as error:
-        found = error.errors(include_url=False, include_context=False, include_input=False)
-        faults += [_fault(one, spelled) for one in found]
+        wrong = error.errors(include_url=False, include_context=False, include_input=False)
+        faults += [_fault(one, spelled) for one in wrong]
     if faults:
         raise refuse(list({fault.name: fault for fault in reversed(faults)}.values())[::-1])
     return order
@@ -77,7 +97,16 @@ def digest_retry(job_id: str) -> str:
     return hashlib.sha256(encode({"retries": job_id})).hexdigest()
 
 
-def _object(body: bytes) -> dict[str, Any]:
+def key_of(given: str) -> str:
+    """An `Idempotency-Key`. Raises Problem 400."""
+    if not _IDEMPOTENCY_KEY.fullmatch(given):
+        detail = "Idempotency-Key must be 1 to 255 visible ASCII characters"
+        raise Problem(400, "invalid_idempotency_key", detail, "Idempotency-Key")
+    return given
+
+
+def json_object(body: bytes) -> dict[str, Any]:
+    """Raises Problem 400."""
     try:
         value = from_json(body, allow_inf_nan=False)
     except ValueError as error:  # also for deep nesting and endless numbers
@@ -94,6 +123,6 @@ def _fault(found: ErrorDetails, spelled: dict[str, str]) -> Fault:
     code = found["type"] if found["type"] in CODES else _CODES.get(found["type"], "invalid_value")
     if field in _SIDES and code == "invalid_value":
         code = "invalid_size"
-    path = [spelled.get(field, field), *rest]
+    path = [*(spelled[field].split("/") if field in spelled else [field]), *rest]
     name = "/".join(part[:100].replace("~", "~0").replace("/", "~1") for part in path)
     return Fault(code, name, found["msg"])

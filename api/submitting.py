@@ -25,14 +25,24 @@ def take(
     `api.errors` makes a 429 or 503 with `Retry-After`; IdempotencyConflict, StoreUnavailable.
     """
     farm.drain.refuse_orders()
+    submitted = farm.store.submit(allowed(farm, owner, submission))
+    request.state.job_id = submitted.job.id
+    _count(farm, submitted)
+    if not submitted.replayed:  # only a retry is ordered for another
+        farm.audit.upon_another(request, owner, "job.retried", submitted.job)
+    replayed = {"Idempotent-Replayed": "true"} if submitted.replayed else {}
+    return submitted, rate_headers(submitted.rate) | replayed
+
+
+def allowed(farm: Farm, owner: Owner, submission: Submission) -> Submission:
+    """The submission as the store takes it, or foresees it: with its owner's limits and weight.
+
+    Raises Problem 400 and 403.
+    """
     if owner.grant and owner.name == submission.job.owner:
         check(owner.grant, submission)
         submission = replace(submission, limits=owner.limits, weight=owner.grant.weight)
-    submitted = farm.store.submit(scoped(submission, farm.settings.cache_scope))
-    request.state.job_id = submitted.job.id
-    _count(farm, submitted)
-    replayed = {"Idempotent-Replayed": "true"} if submitted.replayed else {}
-    return submitted, rate_headers(submitted.rate) | replayed
+    return scoped(submission, farm.settings.cache_scope)
 
 
 def _count(farm: Farm, submitted: Submitted) -> None:

@@ -16,12 +16,15 @@
     │   ├── RateExceeded          the owner's key allows so many orders a minute
     │   └── QuotaExceeded         the owner has as much work queued as the key allows
     ├── KeyNotFound           no key has this id
+    ├── NotStored             only stored pictures were wanted, and one is not
     ├── IdempotencyConflict   the key was used for another order
     ├── JobNotFound
     ├── JobGone               it was there once; its record has expired
     ├── JobFinished           too late to cancel, or nothing to retry
     ├── JobNotFinished        too early to retry
     ├── ResultGone            the record is there, the picture is not
+    ├── SignatureWrong        a signed URL is not what was signed
+    ├── UrlExpired            it is, but too old
     └── RenderStopped         a render ended before its picture, and nobody is to blame
         ├── Canceled              nobody waits for it any more
         ├── LeaseLost             another worker may hold it now
@@ -125,6 +128,10 @@ class KeyNotFound(FarmError):
     """There is no valid key of this id; `renderfarm keys list` shows them."""
 
 
+class NotStored(FarmError):
+    """Not every picture of the order is stored already."""
+
+
 class IdempotencyConflict(FarmError):
     """This Idempotency-Key was used with another order."""
 
@@ -147,6 +154,14 @@ class JobNotFinished(FarmError):
 
 class ResultGone(FarmError):
     """The picture is no longer stored."""
+
+
+class SignatureWrong(FarmError):
+    """The signature does not fit this URL."""
+
+
+class UrlExpired(FarmError):
+    """This URL has expired; the job has a fresh one."""
 
 
 class RenderStopped(FarmError):

@@ -50,6 +50,22 @@ def sweep(store: JobStore, results: ResultStore, found: Iterable[Waste]) -> Iter
             yield waste
 
 
+def purge(store: JobStore, results: ResultStore, job_id: str) -> None:
+    """Delete the pictures that only this finished job has, while nobody new can be answered with them.
+
+    May be repeated after a failure half way, so the job itself goes last. O(renders) where another
+    render than the job's own made such a picture, which is rare. Raises JobNotFound, JobNotFinished,
+    StoreUnavailable, ResultsUnavailable.
+    """
+    owned = store.disown(job_id)
+    doomed = [o for o in owned if store.condemn(o.result.fingerprint, o.result.token)]
+    own = [o.render_id for o in owned]
+    in_use = store.results_in_use(but=own) if any(o.found for o in doomed) else set()
+    for picture in doomed:
+        if picture.result.token not in in_use:
+            results.delete(picture.result)
+
+
 def _judge(
     group: list[Kept], in_use: Collection[str], now: float, retention_s: float | None
 ) -> Iterator[Waste]:

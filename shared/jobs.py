@@ -106,6 +106,16 @@ class RenderSpec(Passed):
     strength: float | None = None
 
     @property
+    def steps_to_run(self) -> int:
+        """From an input picture only the last part of the schedule runs, one step at least.
+
+        Source: `get_timesteps` of diffusers' image-to-image pipelines.
+        """
+        if self.init_image_sha256 is None or self.strength is None:
+            return self.steps
+        return self.steps - min(int(self.steps - self.steps * self.strength), self.steps - 1)
+
+    @property
     def pool(self) -> str:
         return pool_name(self.model, self.model_digest)
 
@@ -156,6 +166,7 @@ class Render(Record):
     fingerprint: str
     pool: str
     spec: RenderSpec
+    cost_s: float = 0.0  # predicted device seconds
     state: RenderState
     attempt: int = 0
     losses: int = 0
@@ -184,6 +195,8 @@ class JobImage(Record):
     dropped: Dropped | None = None
     dropped_at: float | None = None
     position: int | None = None  # rank in the pool's queue, 0 = next
+    rate: float | None = None  # measured / predicted device seconds; None: not open, or not known
+    ahead_s: float | None = None  # predicted, of what is before it; of the job's last queued image
 
     @property
     def status(self) -> RenderState:
@@ -208,6 +221,7 @@ class Job(Record):
     deadline_at: float | None = None
     cancel_requested_at: float | None = None
     images: tuple[JobImage, ...] = ()
+    last_event: str | None = None  # id of its newest stored event when this was read
     version: int = RECORD_VERSION
 
     @property

@@ -106,7 +106,30 @@ class Settings(BaseModel):
         None, "Signs file URLs; without it one is made and kept in Redis"
     )
     file_url_ttl_s: int = knob(3600, "How long a signed file URL opens", ge=2)
+    sync_wait_s: float = knob(
+        230.0, "How long the routes that answer with the picture itself wait for it", gt=0
+    )
+    sync_heartbeat_s: float = knob(
+        0.0,
+        "If set, such a route sends a space each so many seconds of waiting, where the answer is JSON, "
+        "for proxies that cut silent connections; a late fault is then an `error` in a 200",
+        ge=0,
+    )
+    client_gone_s: float = knob(
+        15.0,
+        "So long after the client of such a route has left, its queued images are canceled",
+        gt=0,
+    )
+    unknown_model: Literal["default", "reject"] = knob(
+        "default", "What the OpenAI dialect makes of a model's name that this farm does not know"
+    )
+    edit_strength: float = knob(
+        0.8, "How much an OpenAI edit may change its picture, where it does not say", gt=0, le=1
+    )
     max_n: int = knob(10, "Most images in one job", ge=1, le=100)
+    max_wait_s: int = knob(
+        50, "Longest that `Prefer: wait` holds a request; most proxies cut at 60 s", ge=0
+    )
     max_queue: int = knob(100_000, "Most queued renders of one model", ge=1)
     max_body_mb: int = knob(48, "Largest request body, MiB", ge=1)
     job_retention_s: int = knob(604_800, "How long a finished job is remembered", ge=60)

@@ -6,6 +6,7 @@ import hashlib
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
@@ -14,6 +15,7 @@ from starlette.testclient import TestClient
 from ulid import ULID
 
 from api.app import create_app
+from api.live import Deaf, MemoryLive
 from shared.errors import ResultGone
 from shared.jobs import Failure, StoredResult
 from shared.models import Catalog, ModelEntry
@@ -49,6 +51,7 @@ class FakeResults:
 
     def __init__(self) -> None:
         self.pictures: dict[tuple[str, str], bytes] = {}
+        self.objects: dict[str, bytes] = {}
 
     def put(self, result: StoredResult, png: bytes, details: dict[str, Any]) -> None:
         self.pictures[result.fingerprint, result.token] = png
@@ -69,6 +72,18 @@ class FakeResults:
     def check(self) -> None:
         pass
 
+    def put_object(self, name: str, data: bytes, content_type: str) -> None:
+        self.objects[name] = data
+
+    def get_object(self, name: str) -> bytes | None:
+        return self.objects.get(name)
+
+    def list_objects(self, folder: str) -> Iterator[str]:
+        return iter(sorted(name for name in self.objects if name.startswith(folder)))
+
+    def delete_object(self, name: str) -> None:
+        self.objects.pop(name, None)
+
 
 @dataclass
 class Farm:
@@ -81,7 +96,10 @@ class Farm:
     app: FastAPI = field(init=False)
 
     def __post_init__(self) -> None:
-        self.app = create_app(self.settings, self.store, self.results, CATALOG, office=self.office)
+        live = partial(MemoryLive, self.store) if isinstance(self.store, MemoryJobStore) else Deaf
+        self.app = create_app(
+            self.settings, self.store, self.results, CATALOG, open_live=live, office=self.office
+        )
 
     def key(self, owner: str, **grant: Any) -> str:
         """A new key in the store."""
@@ -109,8 +127,8 @@ class Farm:
         assert claimed is not None, "nothing is queued"
         return self.finish(claimed)
 
-    def finish(self, claimed: Claim) -> bytes:
-        return finish(self.store, self.results, claimed)
+    def finish(self, claimed: Claim, device_s: float = 0.0) -> bytes:
+        return finish(self.store, self.results, claimed, device_s)
 
     def fail(self, code: str = "render_error", message: str = "the engine failed") -> None:
         claimed = self.claim()
@@ -122,7 +140,7 @@ def claim(store: JobStore, pool: str = TINY.pool) -> Claim | None:
     return store.claim(pool, str(ULID()), "slot-0", "worker-0", 60.0)
 
 
-def finish(store: JobStore, results: FakeResults, claimed: Claim) -> bytes:
+def finish(store: JobStore, results: FakeResults, claimed: Claim, device_s: float = 0.0) -> bytes:
     png = draw(claimed.spec.width, claimed.spec.height, claimed.spec.seed)
     result = StoredResult(
         fingerprint=claimed.fingerprint,
@@ -136,7 +154,7 @@ def finish(store: JobStore, results: FakeResults, claimed: Claim) -> bytes:
     )
     results.put(result, png, {})
     assert store.storing(claimed.render_id, claimed.token, claimed.spec.steps)
-    assert store.close(claimed.render_id, claimed.token, result)
+    assert store.close(claimed.render_id, claimed.token, result, device_s=device_s)
     return png
 
 

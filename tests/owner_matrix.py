@@ -21,7 +21,7 @@ SECRET = "a vixen nobody else knows of"  # the prompt of the owner's job
 ORDER = {"prompt": SECRET, "seed": 1, "width": 64, "height": 64}
 PLACES = {
     "model_id": "tiny", "index": "0", "extension": "png", "render_id": "no-render",
-    "name": "worker-0",
+    "name": "worker-0", "deployment": "tiny", "sha256": "a1" * 32,
 }  # fmt: skip
 
 
@@ -44,11 +44,45 @@ for_admin = partial(Line, "for_admin")
 LINES = {
     # jobs
     "POST /jobs": keyed(202, body={"prompt": "another fox"}),
+    "GET /jobs": keyed(),
     "GET /jobs/{job_id}": about_job(),
+    "DELETE /jobs/{job_id}": about_job(204),
     "POST /jobs/{job_id}/cancel": about_job(job="queued"),
     "POST /jobs/{job_id}/retry": about_job(409),
+    "GET /jobs/{job_id}/events": about_job(),
     "GET /jobs/{job_id}/result": about_job(),
     "GET /files/{job_id}/{index}.{extension}": about_job(),
+    # inputs: what of whose is asked in tests/unit/test_api_inputs.py
+    "POST /inputs": keyed(400),
+    "GET /inputs/{sha256}": keyed(404),
+    # dialects: orders without a prompt, so that nobody waits; what they draw has tests of its own
+    "OPTIONS /images/generations": free(204),
+    "POST /images/generations": keyed(400, body={}),
+    "POST /images/edits": keyed(415, body={}),
+    "POST /images/variations": keyed(415, body={}),
+    "POST /openai/deployments/{deployment:path}/images/generations": keyed(400, body={}),
+    "POST /openai/deployments/{deployment:path}/images/edits": keyed(415, body={}),
+    "POST /txt2img": keyed(400, body={}),
+    "POST /sdapi/v1/txt2img": keyed(400, body={"width": "x"}),
+    "POST /sdapi/v1/img2img": keyed(400, body={"width": "x"}),
+    "POST /sdapi/v1/interrupt": keyed(),
+    "POST /sdapi/v1/png-info": keyed(400, body={}),
+    "POST /sdapi/v1/options": keyed(body={}),
+    "GET /sdapi/v1/options": keyed(),
+    "GET /sdapi/v1/progress": keyed(),
+    **{
+        f"GET /sdapi/v1/{name}": keyed()
+        for name in (
+            "sd-models",
+            "samplers",
+            "schedulers",
+            "upscalers",
+            "latent-upscale-modes",
+            "sd-vae",
+            "sd-modules",
+            "loras",
+        )
+    },
     # models
     "GET /models": keyed(),
     "GET /models/{model_id:path}": keyed(),

@@ -49,6 +49,10 @@ class Chores:
         for job in self._store.expire().expired:
             event(log, "expired", job=job)
 
+    def unattended(self) -> None:
+        for job in self._store.unattended().abandoned:
+            event(log, "abandoned", job=job)
+
     def reconcile(self) -> None:
         if added := self._store.reconcile():
             event(log, "tickets_added", tickets=added)
@@ -72,7 +76,7 @@ def collect(settings: Settings, store: JobStore) -> None:
     event(log, "collected", pictures=len(gone), bytes=sum(gone))
 
 
-EVERY_S = {"reap": 1.0, "expire": 1.0, "reconcile": 1.0, "audit": 60.0}
+EVERY_S = {"reap": 1.0, "expire": 1.0, "unattended": 1.0, "reconcile": 1.0, "audit": 60.0}
 
 
 def in_process(chores: Chores) -> type[beat.Scheduler]:

@@ -9,20 +9,21 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
-from api.answers import JobView
 from api.auth import Admin
 from api.door import again
 from api.errors import Problem, responses
 from api.farm import Farm, farm_of
+from api.inputs import keep_inputs
 from api.owner import Owner
 from api.reading import digest_retry
 from api.routes import get
+from api.shown import seen
 from api.submitting import take
-from api.views import job_view, rfc3339
 from shared.errors import JobNotFound
 from shared.fingerprint import pure
 from shared.jobs import Job, JobStatus
 from shared.store.values import Poison
+from shared.views import rfc3339
 
 router = APIRouter(tags=["operations"])
 _REFUSALS = ("missing_api_key", "invalid_api_key", "admin_only", "store_unavailable")
@@ -53,7 +54,7 @@ def retry(request: Request, admin: Admin, render_id: str) -> dict[str, Any]:
     request.state.job_id = None  # the answer is about many
     if all(job.done for job in jobs):  # else the others can be retried when they are
         farm.store.drop_poison(render_id)
-    return {"object": "list", "data": [_view(request, farm, job) for job in fresh]}
+    return {"object": "list", "data": [seen(request, farm, job) for job in fresh]}
 
 
 @router.delete(
@@ -115,13 +116,9 @@ def _again(request: Request, farm: Farm, admin: Owner, old: Job, render_id: str)
     """One new job, however often this is asked: no client's key has a space in it."""
     key = (f"poison {render_id} {old.id}", digest_retry(old.id))
     entry = farm.catalog.find(old.input["model"])
+    keep_inputs(farm, old)
     submission = again(old, entry, now=time.time(), idempotency=key)
     return take(request, farm, admin, submission)[0].job
-
-
-def _view(request: Request, farm: Farm, job: Job) -> JobView:
-    retention_s = farm.settings.job_retention_s
-    return job_view(job, farm.links(request), now=time.time(), retention_s=retention_s)
 
 
 def _shown(found: Poison) -> dict[str, Any]:

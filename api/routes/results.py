@@ -8,16 +8,17 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, Response
 
-from api.answers import JobView
 from api.auth import Caller
 from api.errors import Problem, responses
 from api.farm import Farm, farm_of
 from api.negotiation import preferred
 from api.pictures import picture, whole
 from api.routes import get
-from api.views import CONTENT_TYPES, shown
+from api.shown import shown
 from shared import images
+from shared.answers import JobView
 from shared.jobs import OPEN, Job, JobImage, RenderState
+from shared.links import CONTENT_TYPES
 
 router = APIRouter(tags=["jobs"])
 _JSON = "application/json"

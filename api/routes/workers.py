@@ -10,8 +10,8 @@ from api.auth import Admin
 from api.errors import Problem, responses
 from api.farm import Farm, farm_of
 from api.routes import get
-from api.views import rfc3339
 from shared.store.values import WorkerStatus
+from shared.views import rfc3339
 
 router = APIRouter(tags=["operations"])
 _REFUSALS = ("missing_api_key", "invalid_api_key", "admin_only", "store_unavailable")

@@ -78,6 +78,29 @@ class LocalResults:
             self._set_aside("check", b"renderfarm").unlink()
             self._sweep()
 
+    def put_object(self, name: str, data: bytes, content_type: str) -> None:
+        with self._explained():
+            self._write(name, data)
+
+    def get_object(self, name: str) -> bytes | None:
+        with self._explained():
+            try:
+                return (self._folder / name).read_bytes()
+            except FileNotFoundError:
+                return None
+
+    def list_objects(self, folder: str) -> Iterator[str]:
+        with self._explained():
+            files = (path for path in (self._folder / folder).rglob("*") if path.is_file())
+            yield from sorted(path.relative_to(self._folder).as_posix() for path in files)
+
+    def delete_object(self, name: str) -> None:
+        with self._explained():
+            path = self._folder / name
+            path.unlink(missing_ok=True)
+            with suppress(OSError):  # other objects lie there, or somebody else was faster
+                path.parent.rmdir()
+
     def _write(self, name: str, data: bytes) -> None:
         target = self._folder / name
         aside = self._set_aside(target.name, data)

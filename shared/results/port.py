@@ -3,6 +3,7 @@
     renders/<fingerprint>/<token>.png    the lossless master
     renders/<fingerprint>/<token>.json   what is known of it, written second: its presence says
                                          that the picture is complete
+    inputs/<sha256>/<owner>.<day>.png    a picture to start from: see shared/results/inputs.py
 
 `token` names the claim that made the picture and sorts by time, so a zombie's late upload lies
 beside the published picture and never over it.
@@ -57,3 +58,16 @@ class ResultStore(Protocol):
 
     def check(self) -> None:
         """Return if the storage can be read and written now."""
+
+    # Small whole objects beside the results, by their names.
+    def put_object(self, name: str, data: bytes, content_type: str) -> None:
+        """Whole or not at all; what lay under this name is replaced."""
+
+    def get_object(self, name: str) -> bytes | None:
+        """None when nothing lies there."""
+
+    def list_objects(self, folder: str) -> Iterator[str]:
+        """The names of all objects under a folder's name, which ends with a slash, in order."""
+
+    def delete_object(self, name: str) -> None:
+        """Nothing happens if it is gone already."""

@@ -89,7 +89,8 @@ class S3Results:
         with self._explained():
             sizes = self._listed(names.folder(fingerprint))
             for token in names.recorded_tokens(sizes):
-                result = names.decode(self._record(fingerprint, token), fingerprint, token)
+                record = self._fetched(self._prefix + names.record(fingerprint, token))
+                result = names.decode(record or b"", fingerprint, token)
                 whole = result and sizes.get(f"{token}.png") == result.size_bytes
                 if result and result.exact and whole:
                     return result
@@ -125,6 +126,25 @@ class S3Results:
                 body.read()
             self._s3.delete_object(Bucket=self._bucket, Key=key)
 
+    def put_object(self, name: str, data: bytes, content_type: str) -> None:
+        with self._explained():
+            self._s3.put_object(
+                Bucket=self._bucket, Key=self._prefix + name, Body=data, ContentType=content_type
+            )
+
+    def get_object(self, name: str) -> bytes | None:
+        with self._explained():
+            return self._fetched(self._prefix + name)
+
+    def list_objects(self, folder: str) -> Iterator[str]:
+        start = len(self._prefix)
+        with self._explained():
+            yield from (each["Key"][start:] for each in self._pages(self._prefix + folder))
+
+    def delete_object(self, name: str) -> None:
+        with self._explained():
+            self._s3.delete_object(Bucket=self._bucket, Key=self._prefix + name)
+
     def _listed(self, start: str) -> dict[str, int]:
         """Sizes of the objects whose name starts so, under the rest of their name."""
         prefix = self._prefix + start
@@ -136,13 +156,12 @@ class S3Results:
         )
         return (each for page in pages for each in page.get("Contents", ()))
 
-    def _record(self, fingerprint: str, token: str) -> bytes:
-        key = self._prefix + names.record(fingerprint, token)
+    def _fetched(self, key: str) -> bytes | None:
         try:
             answer = self._s3.get_object(Bucket=self._bucket, Key=key)
         except ClientError as error:
-            if _code(error) == "NoSuchKey":  # deleted since it was listed
-                return b""
+            if _code(error) == "NoSuchKey":
+                return None
             raise
         with closing(answer["Body"]) as body:
             return body.read()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any
 
-from shared.errors import IdempotencyConflict, QueueFull
+from shared.errors import IdempotencyConflict, NotStored, QueueFull
 from shared.jobs import (
     RECORD_VERSION,
     Dropped,
@@ -59,6 +60,7 @@ def encode_submission(submission: Submission, weight: float, max_queue: int) -> 
             "queued_ms": submission.limits.max_queued_gpu_s * 1000,
         },
         "bypass": job.cache == "bypass",
+        "previews": job.input.get("partial_images", 0),
         "version": RECORD_VERSION,
         "record": job.model_dump_json(include=_RECORD),
         "images": [
@@ -77,6 +79,10 @@ def encode_submission(submission: Submission, weight: float, max_queue: int) -> 
     if submission.idempotency:
         key, body = submission.idempotency
         fields["idempotency"] = {"key": key, "body": body}
+    if submission.stored_only:
+        fields["stored_only"] = True
+    if submission.attendance:
+        fields["attendance"] = asdict(submission.attendance)
     return fields
 
 
@@ -88,6 +94,8 @@ def decode_submitted(submission: Submission, answer: list[Any]) -> Submitted:
     match how:
         case "conflict":
             raise IdempotencyConflict
+        case "not_stored":
+            raise NotStored
         case "full":
             raise QueueFull(retry_after_s=_known(said[0]))
     limits = submission.limits
@@ -124,7 +132,7 @@ def decode_closed(answer: list[Any]) -> bool | Delayed:
 
 
 def decode_job(seen: list[Any]) -> Job:
-    """From a snapshot: [now, job hash, [render, render hash, rank or -1], ...]."""
+    """From a snapshot: [now, job hash, [render, its hash, rank or -1, rate, work ahead], ...]."""
     fields = _pairs(seen[1])
     images = tuple(_image(index, entry, fields) for index, entry in enumerate(seen[2:]))
     return Job.model_validate(
@@ -134,12 +142,13 @@ def decode_job(seen: list[Any]) -> Job:
             "deadline_at": fields.get("deadline_at"),
             "cancel_requested_at": fields.get("cancel_requested_at"),
             "images": images,
+            "last_event": fields["newest"] or None,
         }
     )
 
 
 def _image(index: int, entry: list[Any], job: dict[str, str]) -> JobImage:
-    render_id, flat, rank = entry
+    render_id, flat, rank, rate, ahead_s = entry
     render = _render(render_id, _pairs(flat), float(job["created_at"]))
     dropped: Dropped | None = None
     dropped_at: float | None = None
@@ -153,6 +162,8 @@ def _image(index: int, entry: list[Any], job: dict[str, str]) -> JobImage:
         dropped=dropped,
         dropped_at=dropped_at,
         position=rank if rank >= 0 else None,
+        rate=rate or None,
+        ahead_s=ahead_s or None,
     )
 
 
@@ -161,7 +172,7 @@ def _render(render_id: str, fields: dict[str, str], created_at: float) -> Render
         return _NOTHING.model_copy(
             update={"id": render_id, "queued_at": created_at, "finished_at": created_at}
         )
-    values: dict[str, Any] = {**fields, "id": render_id}
+    values: dict[str, Any] = {**fields, "id": render_id, "cost_s": fields.get("cost", 0)}
     for name in ("spec", "result", "error"):
         if name in values:
             values[name] = json.loads(values[name])
@@ -182,6 +193,7 @@ def decode_claim(answer: list[Any]) -> Claim:
         worker=fields["worker"],
         queued_at=float(fields["queued_at"]),
         claimed_at=float(now),
+        previews=int(fields.get("previews", 0)),
     )
 
 

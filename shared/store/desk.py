@@ -3,57 +3,109 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import ceil
 
-from shared.errors import IdempotencyConflict, QueueFull
-from shared.jobs import FINAL, Render, RenderState
+from shared.errors import IdempotencyConflict, NotStored, QueueFull
+from shared.jobs import FINAL, LEASED, Render, RenderState
+from shared.store.attendance import Attendances
 from shared.store.ledger import Entry, JobEntry, Ledger
 from shared.store.limits import Tempo, too_much
+from shared.store.queries import Forecast, Way
 from shared.store.values import WEIGHTS, Order, Owed, Submission, Submitted
 
 
 class Desk:
     """Where orders are taken: replay, cache, single-flight, pending, record."""
 
-    def __init__(self, ledger: Ledger, max_queue: int) -> None:
+    def __init__(self, ledger: Ledger, max_queue: int, attendances: Attendances) -> None:
         self._ledger = ledger
         self._max_queue = max_queue
         self.tempo = Tempo(ledger.now)
-        self._idempotency: dict[tuple[str, str], tuple[str, str]] = {}
+        self._attendances = attendances
+        self.idempotency: dict[tuple[str, str], tuple[str, str]] = {}
 
     def take(self, submission: Submission) -> Submitted:
         job, orders = submission.job, submission.orders
         if earlier := self._replay(submission):
             return earlier
         if job.id in self._ledger.jobs:
-            rate = self.tempo.rate(job.owner, submission.limits)
-            return Submitted(self._ledger.snapshot(job.id), rate=rate)
+            return self._known(job.id, submission)
+        if earlier := self._attach(submission):
+            return earlier
         whole_at = self.tempo.next_whole_at(job.owner, submission.limits)
         answers = [self._answering(order, job.cache == "bypass") for order in orders]
+        if submission.stored_only and not all(a and a.render.state in FINAL for a in answers):
+            raise NotStored
         self._refuse_when_full(orders, answers)
         self._refuse_beyond_quota(submission, answers)
         self.tempo.whole_at[job.owner] = whole_at
         entry = self._remember(submission)
+        self._ledger.history.emit(job.id, "job.queued")
         tally = {"hit": 0, "attached": 0, "new": 0}
         for index, (order, answer) in enumerate(zip(orders, answers, strict=True)):
             how = self._wait_for(entry, index, order, answer, submission.weight)
             tally[how] += 1
-        rate = self.tempo.rate(job.owner, submission.limits)
-        tallied = tally["hit"], tally["attached"], tally["new"]
-        return Submitted(self._ledger.snapshot(job.id), False, *tallied, rate)
+        if tally["hit"] == len(orders):
+            self._ledger.history.emit(job.id, "job.succeeded")
+        if submission.attendance and not self._ledger.snapshot(job.id).done:
+            self._attendances.hold(job.id, job.owner, submission.attendance)
+        taken = self._known(job.id, submission)
+        return replace(taken, hits=tally["hit"], attached=tally["attached"], made=tally["new"])
+
+    def _known(self, job_id: str, submission: Submission, *, replayed: bool = False) -> Submitted:
+        rate = self.tempo.rate(submission.job.owner, submission.limits)
+        return Submitted(self._ledger.snapshot(job_id), replayed=replayed, rate=rate)
+
+    def foresee(self, submission: Submission) -> Forecast:
+        """What the order would meet. Changes nothing."""
+        job, ledger = submission.job, self._ledger
+        pool = submission.orders[0].spec.pool
+        weight = WEIGHTS[job.priority] * submission.weight
+        pending = map(ledger.renders.__getitem__, ledger.pending())
+        queue = [entry for entry in pending if entry.render.pool == pool]
+        rate, tag = ledger.rates.get(pool), ledger.start_tag(pool, f"{job.owner}:{job.priority}")
+        own: list[float] = []
+        ways: list[Way] = []
+        places: list[tuple[int, float]] = []  # rank, work before it
+        for order in submission.orders:
+            answer = self._answering(order, job.cache == "bypass")
+            ways.append(_way(answer))
+            if answer is None:
+                ahead = [entry.cost for entry in queue if entry.tag <= tag] + own
+                places.append((len(ahead), sum(ahead)))
+                own.append(order.cost_s)
+                tag += order.cost_s * (rate or 1.0) / weight
+            elif answer in queue:
+                ahead = [entry.cost for entry in queue[: queue.index(answer)]]
+                places.append((len(ahead), sum(ahead)))
+        last, ahead_s = max(places, default=(None, 0.0))
+        first = min(places)[0] if places else None
+        return Forecast(tuple(ways), first, last, ahead_s, rate, len(queue))
 
     def _replay(self, submission: Submission) -> Submitted | None:
         if not submission.idempotency:
             return None
         key, body = submission.idempotency
-        first = self._idempotency.setdefault((submission.job.owner, key), (submission.job.id, body))
+        first = self.idempotency.setdefault((submission.job.owner, key), (submission.job.id, body))
         if first[0] == submission.job.id or first[0] not in self._ledger.jobs:
-            self._idempotency[submission.job.owner, key] = (submission.job.id, body)
+            self.idempotency[submission.job.owner, key] = (submission.job.id, body)
             return None
         if first[1] != body:
             raise IdempotencyConflict
-        rate = self.tempo.rate(submission.job.owner, submission.limits)
-        return Submitted(self._ledger.snapshot(first[0]), replayed=True, rate=rate)
+        if submission.attendance is None:  # whoever asks now will look again by himself
+            self._attendances.held_until.pop(first[0], None)
+        return self._join(first[0], submission)
+
+    def _attach(self, submission: Submission) -> Submitted | None:
+        by = submission.attendance
+        job = by and by.repeats and self._attendances.same_order(submission.job.owner, by.body)
+        return self._join(job, submission) if job else None
+
+    def _join(self, job_id: str, submission: Submission) -> Submitted:
+        if by := submission.attendance:
+            self._attendances.attend(job_id, by.client, by.gone_s)
+        return self._known(job_id, submission, replayed=True)
 
     def _answering(self, order: Order, bypass: bool) -> Entry | None:
         entry = self._ledger.renders.get(self._ledger.current.get(order.fingerprint, ""))
@@ -102,6 +154,8 @@ class Desk:
         if entry.render.state is RenderState.succeeded:
             job.cached.add(index)
             self._ledger.count("hit")
+            attempt = entry.render.attempt
+            self._ledger.history.emit(job.job.id, "image.succeeded", index, attempt)
             return "hit"
         if answer is None or self._is_nearer(entry, flow):
             if answer:
@@ -109,7 +163,10 @@ class Desk:
             self._ledger.enqueue(entry, flow, charge)
             entry.gpu_ms = self._ledger.gpu_ms(order)
         entry.wanted += 1
+        entry.previews = max(entry.previews, job.job.input.get("partial_images", 0))
         entry.waiters.add((job.job.id, index))
+        if entry.render.state in LEASED:
+            self._ledger.image_running(job.job.id, index, entry)
         if answer:
             self._ledger.count("attached")
         return "attached" if answer else "new"
@@ -124,6 +181,7 @@ class Desk:
             fingerprint=order.fingerprint,
             pool=order.spec.pool,
             spec=order.spec,
+            cost_s=order.cost_s,
             state=RenderState.queued,
             queued_at=self._ledger.now(),
         )
@@ -131,3 +189,9 @@ class Desk:
         if not fresh:
             self._ledger.current[render.fingerprint] = render.id
         return entry
+
+
+def _way(answer: Entry | None) -> Way:
+    if answer is None:
+        return "new"
+    return "hit" if answer.render.state is RenderState.succeeded else "attached"

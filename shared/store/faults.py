@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
 import redis
 
 from shared.errors import StoreRefuses, StoreUnavailable
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 # What the server says -> what it means. Before Redis 7 an error of a script hides its code in a
 # longer text, so the codes are searched for anywhere.
@@ -37,3 +44,16 @@ def fault_of(error: redis.RedisError) -> StoreUnavailable:
     if isinstance(error, redis.TimeoutError):
         return StoreUnavailable("the job store does not answer in time")
     return StoreUnavailable(f"the job store does not answer: {error}")
+
+
+def translated(method: Callable[P, T]) -> Callable[P, T]:
+    """The same method of a store, raising our errors instead of redis-py's."""
+
+    @wraps(method)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return method(*args, **kwargs)
+        except redis.RedisError as error:
+            raise fault_of(error) from error
+
+    return call

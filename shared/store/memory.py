@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from threading import RLock
 
 from shared.errors import JobFinished
@@ -20,8 +20,11 @@ from shared.jobs import (
     RenderState,
     StoredResult,
 )
+from shared.store.attendance import Attendances, MemoryAttendance
 from shared.store.desk import Desk
 from shared.store.ledger import Ledger
+from shared.store.memory_events import MemoryEvents
+from shared.store.memory_index import MemoryIndex
 from shared.store.values import (
     UNWELL_S,
     Cause,
@@ -42,7 +45,7 @@ from shared.store.values import (
 )
 
 
-class MemoryJobStore:
+class MemoryJobStore(MemoryAttendance, MemoryEvents, MemoryIndex):
     """See shared/store/port.py. Thread-safe. `clock` gives unix seconds."""
 
     def __init__(
@@ -57,7 +60,10 @@ class MemoryJobStore:
         self._now = clock
         self._lock = RLock()
         self._ledger = Ledger(clock, max_losses, max_retries, retry_pause_s)
-        self._desk = Desk(self._ledger, max_queue)
+        self._attendances = Attendances(self._ledger)
+        self._desk = Desk(self._ledger, max_queue, self._attendances)
+        self._idempotency = self._desk.idempotency
+        self._notes: dict[str, dict[str, str]] = {}
         self._tokens: dict[str, str] = {}
         self._workers: dict[str, tuple[WorkerStatus, float]] = {}
         self._condemned: set[str] = set()
@@ -114,6 +120,8 @@ class MemoryJobStore:
             entry.set(RenderState.running, attempt=attempt, worker=worker, step=0, started_at=now)
             self._tokens[token] = entry.render.id
             self._ledger.count("claimed")
+            for job, index in sorted(entry.waiters):
+                self._ledger.image_running(job, index, entry)
             return self._ledger.claimed(entry)
 
     def renew(self, steps: Mapping[str, tuple[str, int]], lease_s: float) -> dict[str, Hold]:
@@ -125,7 +133,9 @@ class MemoryJobStore:
         if entry is None or not self._ledger.holds(entry, token):
             return "lost"
         entry.lease_until = self._now() + lease_s
-        entry.set(step=max(step, entry.render.step))
+        if step > entry.render.step:
+            entry.set(step=step)
+            self._ledger.tell_step(entry)
         stop = entry.render.state is RenderState.running and not entry.wanted
         return "cancel" if stop else "held"
 
@@ -136,6 +146,7 @@ class MemoryJobStore:
                 return False
             if entry.render.state is RenderState.running:
                 entry.set(RenderState.storing, step=step)
+                self._ledger.tell_step(entry)
             return True
 
     def close(
@@ -247,12 +258,13 @@ class MemoryJobStore:
             ]
 
     def _poisoned(self, render: Render, jobs: tuple[str, ...]) -> Poison:
+        known = self._ledger.jobs
         return Poison(
             render_id=render.id,
             fingerprint=render.fingerprint,
             spec=render.spec,
             jobs=jobs,
-            owners=tuple(sorted({self._ledger.jobs[job].job.owner for job in jobs})),
+            owners=tuple(sorted({known[job].job.owner for job in jobs if job in known})),
             attempts=render.attempt,
             losses=render.losses,
             failed_at=render.finished_at or 0.0,
@@ -272,9 +284,10 @@ class MemoryJobStore:
             self._condemned.add(token)
             return True
 
-    def results_in_use(self) -> set[str]:
+    def results_in_use(self, but: Collection[str] = ()) -> set[str]:
         with self._lock:
-            results = (entry.render.result for entry in self._ledger.renders.values())
+            others = (e.render for e in self._ledger.renders.values() if e.render.id not in but)
+            results = [render.result for render in others]
             return {result.token for result in results if result}
 
     def drain(self, name: str) -> None:

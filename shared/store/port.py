@@ -6,10 +6,12 @@ effect once. Every method raises StoreUnavailable when the store does not answer
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
+from shared.events import Event
 from shared.jobs import Failure, Job, StoredResult
+from shared.store.queries import Forecast, JobPage, JobQuery, Owned
 from shared.store.values import (
     Cause,
     Claim,
@@ -18,6 +20,7 @@ from shared.store.values import (
     Moved,
     Owed,
     Poison,
+    Pulse,
     Standing,
     Stats,
     StoreFault,
@@ -34,7 +37,7 @@ class JobStore(Protocol):
 
         When it returns the job is as safe as the store was told to make it. Raises QueueFull,
         RateExceeded and QuotaExceeded by the limits of the submission, InvalidOrder where these
-        could never allow it, IdempotencyConflict, and NotDurable: it may have been taken, but nobody promises that it
+        could never allow it, NotStored, IdempotencyConflict, and NotDurable: it may have been taken, but nobody promises that it
         stays; the same order with the same idempotency key is safe. O(n log queued).
         """
 
@@ -49,6 +52,58 @@ class JobStore(Protocol):
 
     def forget(self, fingerprint: str, render_id: str) -> None:
         """The picture of this render is gone: answer nobody from it any more."""
+
+    # the API's side, for many jobs and for their end
+    def jobs(self, query: JobQuery) -> JobPage:
+        """A page of jobs, each as one moment sees it.
+
+        Those that are no longer remembered are left out. O(limit + log n) as a rule, and never more
+        than `LOOK_MOST` jobs: a page of rare ones may be short, or empty, with more to come.
+        """
+
+    def foresee(self, submission: Submission) -> Forecast:
+        """What this order would meet if it came now; nothing changes. O(n log queued)."""
+
+    def disown(self, job_id: str) -> tuple[Owned, ...]:
+        """Answer nobody new with the pictures that only this job has, so that they can be deleted.
+
+        Raises JobNotFound, JobNotFinished.
+        """
+
+    def delete(self, job_id: str) -> None:
+        """Forget a finished job, its idempotency key, and renders that no other job refers to.
+
+        Nothing happens where there is no such job. Raises JobNotFinished.
+        """
+
+    # the API's side, for those who follow
+    def events(self, job_id: str, after: str | None) -> list[Event] | None:
+        """What happened to the job after this event, or at all; the oldest first.
+
+        None: `after` is no event of this job.
+        """
+
+    def pulse(self, job_ids: Sequence[str]) -> dict[str, Pulse]:
+        """How far these jobs are, for a fraction of what `get` costs; one that is gone is left out."""
+
+    # the API's side, for clients that wait on an open connection: see `values.Attendance`
+    def attend(self, job_id: str, client: str, gone_s: float) -> None:
+        """The client still waits: hold the job for `gone_s` more, if it is held by clients at all."""
+
+    def depart(self, job_id: str, client: str, gone_s: float) -> None:
+        """The client has left: in `gone_s` what is queued is canceled, unless one comes back."""
+
+    def abandon(self, job_id: str, client: str) -> Job:
+        """The client gives up. If it was the last that held the job, queued images are canceled.
+
+        What runs goes on. If that stopped any, its idempotency key is free again. Raises JobNotFound.
+        """
+
+    def note(self, owner: str, name: str, value: str) -> None:
+        """Remember one thing about an owner, such as the model chosen in the A1111 dialect."""
+
+    def notes(self, owner: str) -> dict[str, str]:
+        """All that is remembered about an owner."""
 
     # the worker's side
     def claim(self, pool: str, token: str, slot: str, worker: str, lease_s: float) -> Claim | None:
@@ -96,6 +151,12 @@ class JobStore(Protocol):
         allowed loss fails the render as `worker_lost`, or as `container_memory` for that cause.
         """
 
+    def preview(self, render_id: str, token: str, number: int, picture: bytes) -> None:
+        """Show a half-made PNG or JPEG to those who listen and ordered more than `number` of them.
+
+        `number` counts from 0. Nobody hears of it where the lease is lost.
+        """
+
     def adopt(self, slot: str) -> Moved:
         """Give back, as lost, what an earlier process on this slot still holds."""
 
@@ -118,6 +179,9 @@ class JobStore(Protocol):
     def expire(self) -> Moved:
         """Drop images of jobs past their deadline that have not started."""
 
+    def unattended(self) -> Moved:
+        """`abandon` jobs whose client left, or was cut off with its API process, too long ago."""
+
     def reconcile(self) -> int:
         """Bring back renders whose pause is over, and top up tickets; how many were added."""
 
@@ -138,8 +202,8 @@ class JobStore(Protocol):
         already: ask `results_in_use` afterwards.
         """
 
-    def results_in_use(self) -> set[str]:
-        """Tokens of all pictures that a remembered render refers to; O(renders)."""
+    def results_in_use(self, but: Collection[str] = ()) -> set[str]:
+        """Tokens of all pictures that a remembered render, none of `but`, refers to; O(renders)."""
 
     def drain(self, name: str) -> None:
         """Order the worker to take no more renders and leave; it stands until it is lifted."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from functools import wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, cast
 
 import redis
 from redis.commands.core import Script
@@ -17,7 +16,10 @@ from shared.store import codec
 from shared.store.address import connect as connect
 from shared.store.checks import faults_of
 from shared.store.durable import Durable
-from shared.store.faults import fault_of
+from shared.store.faults import translated as _translated
+from shared.store.redis_attendance import RedisAttendance
+from shared.store.redis_events import RedisEvents
+from shared.store.redis_index import RedisIndex
 from shared.store.scripts import SCRIPTS, StoreConfig, prelude, source
 from shared.store.server import look
 from shared.store.values import (
@@ -42,24 +44,8 @@ FORGET_WORKER_S = 3_600
 CONDEMNED_S = 86_400
 BATCH = 200
 
-P = ParamSpec("P")
-T = TypeVar("T")
 
-
-def _translated(
-    method: Callable[Concatenate[RedisJobStore, P], T],
-) -> Callable[Concatenate[RedisJobStore, P], T]:
-    @wraps(method)
-    def call(self: RedisJobStore, *args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            return method(self, *args, **kwargs)
-        except redis.RedisError as error:
-            raise fault_of(error) from error
-
-    return cast("Callable[Concatenate[RedisJobStore, P], T]", call)
-
-
-class RedisJobStore:
+class RedisJobStore(RedisAttendance, RedisEvents, RedisIndex):
     """See shared/store/port.py. Thread-safe."""
 
     def __init__(self, client: redis.Redis, config: StoreConfig) -> None:
@@ -199,9 +185,10 @@ class RedisJobStore:
         return bool(self._run("condemn", fingerprint, token, CONDEMNED_S))
 
     @_translated
-    def results_in_use(self) -> set[str]:
+    def results_in_use(self, but: Collection[str] = ()) -> set[str]:
         tokens: set[str] = set()
         for batch in self._renders():
+            batch = [render for render in batch if render not in but]
             pipe = self._redis.pipeline(transaction=False)
             for render in batch:
                 pipe.hget(KEYS["render"] + render, "result")

@@ -9,7 +9,7 @@ from typing import Any
 from shared.keys import KEYS
 from shared.settings import Settings
 from shared.store.durable import Wanted
-from shared.store.values import PACE_S, UNWELL_S, WINDOW_S
+from shared.store.values import ATTACH_S, PACE_S, UNWELL_S, WINDOW_S
 
 TICKETS_MAX = 16  # each claim tops up for the next, so a few invite any number of workers
 IDEMPOTENCY_S = 86_400
@@ -48,7 +48,9 @@ class StoreConfig:
 SCRIPTS = (
     "submit", "get", "cancel", "forget", "claim", "renew", "storing", "close", "release",
     "adopt", "reap", "expire", "reconcile", "audit", "heartbeat", "died", "unwell", "workers",
-    "poison", "condemn",
+    "poison", "condemn", "attend", "depart", "abandon", "unattended",
+    "jobs", "disown", "delete", "foresee",
+    "jobs", "disown", "delete", "events", "pulse", "preview",
 )  # fmt: skip
 
 
@@ -64,6 +66,6 @@ def prelude(config: StoreConfig) -> str:
         f"local TICKETS_MAX, MAX_LOSSES = {TICKETS_MAX}, {config.max_losses}; "
         f"local MAX_RETRIES, RETRY_PAUSE_S = {config.max_retries}, {config.retry_pause_s}; "
         f"local RETENTION_S, IDEMPOTENCY_S = {config.retention_s}, {IDEMPOTENCY_S}; "
-        f"local DEATH_S, UNWELL_S = {DEATH_S}, {UNWELL_S}; "
+        f"local DEATH_S, UNWELL_S, ATTACH_S = {DEATH_S}, {UNWELL_S}, {ATTACH_S}; "
         f"local WINDOW_S, PACE_S = {WINDOW_S}, {PACE_S}\n"
     )

@@ -14,6 +14,7 @@ Hold = Literal["held", "cancel", "lost"]
 Cause = Literal["worker_lost", "container_memory", "device_fault", "deaf", "unwell"]
 WINDOW_S = 60  # of the limit on orders
 PACE_S = 60  # the speed of a queue is a mean over about so long
+ATTACH_S = 120.0  # so long a repeated request is answered with a job that has succeeded
 UNWELL_S = 3600  # how long it is remembered that a worker left because it was unwell
 
 
@@ -25,6 +26,20 @@ class Order:
     fingerprint: str
     spec: RenderSpec
     cost_s: float  # predicted device seconds
+
+
+@dataclass(slots=True, frozen=True)
+class Attendance:
+    """A client that waits for its answer on an open connection, and may be cut off.
+
+    `client` names this wait; `gone_s` after it was last heard of, what is still queued is canceled.
+    `repeats`: the client says that it asks again, so a job of the same `body` (a hash) is its answer.
+    """
+
+    client: str
+    gone_s: float
+    body: str
+    repeats: bool = False
 
 
 @dataclass(slots=True, frozen=True)
@@ -50,6 +65,8 @@ class Submission:
     job: Job
     orders: Sequence[Order]
     idempotency: tuple[str, str] | None = None
+    attendance: Attendance | None = None
+    stored_only: bool = False  # refuse it unless every picture is stored already
     limits: OwnerLimits = NO_LIMITS
     weight: float = 1.0
 
@@ -95,6 +112,7 @@ class Claim:
     worker: str
     queued_at: float
     claimed_at: float
+    previews: int = 0  # how many half-made pictures somebody ordered
 
     @property
     def who(self) -> dict[str, str | int]:
@@ -110,11 +128,12 @@ class Claim:
 
 @dataclass(slots=True, frozen=True)
 class Moved:
-    """What a chore changed, for its log line: render ids, or job ids for `expired`."""
+    """What a chore changed, for its log line: render ids; job ids for `expired`, `abandoned`."""
 
     requeued: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
     expired: tuple[str, ...] = ()
+    abandoned: tuple[str, ...] = ()
 
 
 @dataclass(slots=True, frozen=True)
@@ -138,6 +157,15 @@ class Delayed:
 
     number: int  # 1 = the first
     pause_s: float
+
+
+@dataclass(slots=True, frozen=True)
+class Pulse:
+    """How far a job is: stored events, unfinished images, rank of its first pending image."""
+
+    events: int
+    open: int
+    position: int | None
 
 
 class LoadingStep(Record):

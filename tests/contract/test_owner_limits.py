@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -43,7 +44,7 @@ def store(request: pytest.FixtureRequest) -> Iterator[JobStore]:
 
 
 def limited(order: Submission, weight: float = 1.0, **limits: Any) -> Submission:
-    return Submission(order.job, order.orders, order.idempotency, OwnerLimits(**limits), weight)
+    return replace(order, limits=OwnerLimits(**limits), weight=weight)
 
 
 def claim(store: JobStore, token: str = "t", lease_s: float = 60.0) -> Claim | None:

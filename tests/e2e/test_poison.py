@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import httpx2
@@ -59,8 +60,11 @@ def claimant(farm: RunningFarm, job: str, attempt: int) -> str:
 
 def worker(farm: RunningFarm, name: str) -> psutil.Process:
     for process in farm.family():
-        if process.environ().get("FARM_WORKER_NAME") == name and "worker" in process.cmdline():
-            return process
+        with suppress(
+            psutil.NoSuchProcess
+        ):  # one that died is still its parent's child for a moment
+            if process.environ().get("FARM_WORKER_NAME") == name and "worker" in process.cmdline():
+                return process
     raise AssertionError(name)
 
 

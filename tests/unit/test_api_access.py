@@ -34,6 +34,8 @@ JOB_ROUTES = [
     for method, path in [
         ("GET", "/jobs/{id}"),
         ("HEAD", "/jobs/{id}"),
+        ("GET", "/jobs/{id}/events"),
+        ("HEAD", "/jobs/{id}/events"),
         ("POST", "/jobs/{id}/cancel"),
         ("POST", "/jobs/{id}/retry"),
         ("GET", "/jobs/{id}/result"),
@@ -171,7 +173,7 @@ def test_a_tampered_url_opens_nothing(keys):
 def test_an_expired_url_says_so_and_the_job_has_a_fresh_one(farm, job, monkeypatch):
     url = job["images"][0]["url"]
     late = int(dict(parse_qsl(url.split("?")[1]))["exp"])
-    monkeypatch.setattr("api.signing.time.time", lambda: float(late))
+    monkeypatch.setattr("shared.signing.time.time", lambda: float(late))
 
     response = farm.client().get(url)
 
@@ -185,7 +187,7 @@ def test_a_url_is_never_handed_out_with_less_than_half_its_life(monkeypatch):
     farm = Farm(Settings(file_url_ttl_s=100))
     signer = farm.app.state.farm.signer
     for now in range(1_000_000, 1_000_200):
-        monkeypatch.setattr("api.signing.time.time", lambda now=now: now + 0.9)
+        monkeypatch.setattr("shared.signing.time.time", lambda now=now: now + 0.9)
         expires = int(dict(parse_qsl(signer.query("/files/a/0.png")))["exp"])
         assert 50 <= expires - now <= 100
 

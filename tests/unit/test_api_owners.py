@@ -215,10 +215,10 @@ def test_what_an_admin_does_is_written_down(farm: Farm, root, caplog) -> None:
         root.post("/workers/worker-0/drain")
         root.post("/workers/worker-0/release")
         root.post(f"/jobs/{job['id']}/cancel", headers={"X-Request-Id": "req-7"})
-        root.post(f"/jobs/{job['id']}/retry")
+        again = root.post(f"/jobs/{job['id']}/retry").json()
 
     assert acts(root) == [
-        ("job.retried", job["id"], "alice"),
+        ("job.retried", again["id"], "alice"),
         ("job.canceled", job["id"], "alice"),
         ("worker.released", "worker-0", None),
         ("worker.drained", "worker-0", None),
@@ -239,10 +239,14 @@ def test_poison_is_audited(farm: Farm, root) -> None:
             farm.store.release(taken.render_id, taken.token, lost=True)
     first, second = (each["render"] for each in root.get("/poison").json()["data"])
 
-    root.post(f"/poison/{first}/retry")
+    again = root.post(f"/poison/{first}/retry").json()["data"][0]["id"]
     root.delete(f"/poison/{second}")
 
-    assert acts(root) == [("poison.dropped", second, None), ("poison.retried", first, "alice")]
+    assert acts(root) == [
+        ("poison.dropped", second, None),
+        ("poison.retried", first, "alice"),
+        ("job.retried", again, "alice"),
+    ]
 
 
 def test_what_owners_do_to_their_own_is_not(farm: Farm, root) -> None:

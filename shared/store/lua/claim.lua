@@ -43,7 +43,7 @@ end
 settle(render)
 quicken('pool:' .. pool)
 quicken('owner:' .. ((call('HGET', key, 'flow') or ''):match('^(.*):') or ''))
-call('HINCRBY', key, 'attempt', 1)
+local attempt = call('HINCRBY', key, 'attempt', 1)
 call('HSET', key, 'state', 'running', 'token', token, 'slot', slot, 'worker', worker, 'step', 0,
   'started_at', precise(time))
 call('ZADD', K.leases, precise(time + lease_s), render)
@@ -51,4 +51,8 @@ call('SADD', K.slot .. slot, render)
 call('SET', K.token .. token, render, 'EX', 3600)
 count('claimed')
 top_up(pool)
+for _, waiter in ipairs(call('SMEMBERS', K.waiters .. render)) do
+  local job, index = waiter:match('^(.*):(%d+)$')
+  image_running(job, index, attempt)
+end
 return claimed(render)

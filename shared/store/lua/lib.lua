@@ -1,6 +1,6 @@
 -- Put before every script. K (key prefixes), TICKET, TICKETS_MAX, MAX_LOSSES, MAX_RETRIES,
--- RETRY_PAUSE_S, RETENTION_S, IDEMPOTENCY_S, DEATH_S, UNWELL_S, WINDOW_S and PACE_S are set by the
--- line above; the schema is in shared/keys.py.
+-- RETRY_PAUSE_S, RETENTION_S, IDEMPOTENCY_S, DEATH_S, UNWELL_S, ATTACH_S, WINDOW_S and PACE_S are set
+-- by the line above; the schema is in shared/keys.py.
 -- Scripts run alone, so what one does is one step. All times are Redis' own.
 
 local call = redis.call
@@ -117,29 +117,92 @@ local function is_open(state)
   return state == 'queued' or leased(state)
 end
 
--- The job is final: from here on it is remembered for RETENTION_S, and its renders a little longer.
-local function finish_job(job)
-  call('ZREM', K.deadlines, job)
-  call('EXPIRE', K.job .. job, RETENTION_S)
-  for render in (call('HGET', K.job .. job, 'renders') or ''):gmatch('%S+') do
-    local state, fingerprint = unpack(call('HMGET', K.render .. render, 'state', 'fingerprint'))
-    if state and not is_open(state) then -- another job waits for an open one, and outlives this
-      call('EXPIRE', K.render .. render, RETENTION_S + 3600)
-      call('EXPIRE', K.current .. fingerprint, RETENTION_S)
+-- To whoever listens to a job now. A server that lets us tell nobody must not stop the work.
+local function tell(job, message)
+  redis.pcall('PUBLISH', K.live .. job, message)
+end
+
+-- An event of a job: remembered as long as the job, and told to whoever listens now. Its number is
+-- its place in the list. `index` and `attempt` are the image's, if it is about one.
+local function emit(job, type, index, attempt)
+  local line = string.format('%.3f %s', now(), type)
+  if index then
+    line = line .. ' ' .. index .. ' ' .. (attempt or 0)
+  end
+  local number = call('RPUSH', K.events .. job, line)
+  tell(job, number .. ' ' .. line)
+end
+
+-- Whether somebody listens to a job.
+local function heard(job)
+  local seen = redis.pcall('PUBSUB', 'NUMSUB', K.live .. job)
+  return not seen.err and seen[2] > 0
+end
+
+-- Steps done are told, not remembered.
+local function tell_step(render, step)
+  local steps
+  for _, waiter in ipairs(call('SMEMBERS', K.waiters .. render)) do
+    local job, index = waiter:match('^(.*):(%d+)$')
+    if heard(job) then
+      steps = steps or cjson.decode(call('HGET', K.render .. render, 'spec')).steps
+      local said = '{"type":"image.progress","index":%d,"step":%d,"steps":%d}'
+      tell(job, said:format(index, step, steps))
     end
   end
 end
 
-local function image_done(job)
-  if call('EXISTS', K.job .. job) == 1 and call('HINCRBY', K.job .. job, 'open', -1) == 0 then
-    finish_job(job)
+local function image_running(job, index, attempt)
+  local open, started = unpack(call('HMGET', K.job .. job, 'open', 'started'))
+  if not open then -- a job that is gone has no events
+    return
+  end
+  if not started then
+    call('HSET', K.job .. job, 'started', 1)
+    emit(job, 'job.running')
+  end
+  emit(job, 'image.running', index, attempt)
+end
+
+-- Of a job's images the highest decides how it ended, as `job_status` of shared/jobs.py does.
+local WEIGHT = { succeeded = 1, expired = 2, failed = 3, canceled = 4 }
+
+-- The job is final: from here on it is remembered for RETENTION_S, and its renders a little longer.
+local function finish_job(job)
+  call('ZREM', K.deadlines, job)
+  local index, outcome = 0, 'succeeded'
+  for render in (call('HGET', K.job .. job, 'renders') or ''):gmatch('%S+') do
+    local state, fingerprint = unpack(call('HMGET', K.render .. render, 'state', 'fingerprint'))
+    if state and not is_open(state) then -- another job waits for an open one, and outlives this
+      call('EXPIRE', K.render .. render, RETENTION_S + 3600)
+      call('EXPIRE', K.users .. render, RETENTION_S + 3600)
+      call('EXPIRE', K.current .. fingerprint, RETENTION_S)
+    end
+    local dropped = call('HGET', K.job .. job, 'drop:' .. index)
+    local ended = dropped and dropped:match('^%S+') or state or 'failed'
+    if WEIGHT[ended] > WEIGHT[outcome] then
+      outcome = ended
+    end
+    index = index + 1
+  end
+  emit(job, 'job.' .. outcome)
+  call('EXPIRE', K.job .. job, RETENTION_S)
+  call('EXPIRE', K.events .. job, RETENTION_S)
+end
+
+local function image_done(job, index, state, attempt)
+  if call('EXISTS', K.job .. job) == 1 then
+    emit(job, 'image.' .. state, index, attempt)
+    if call('HINCRBY', K.job .. job, 'open', -1) == 0 then
+      finish_job(job)
+    end
   end
 end
 
 -- End a render: `fields` are its last ones. Every waiting job is advanced.
 local function end_render(render, state, fields)
   local key = K.render .. render
-  local fingerprint, slot = unpack(call('HMGET', key, 'fingerprint', 'slot'))
+  local fingerprint, slot, attempt = unpack(call('HMGET', key, 'fingerprint', 'slot', 'attempt'))
   call('HSET', key, 'state', state, 'finished_at', precise(now()), unpack(fields or {}))
   unlease(render, slot)
   settle(render)
@@ -148,7 +211,8 @@ local function end_render(render, state, fields)
   end
   count(state)
   for _, waiter in ipairs(call('SMEMBERS', K.waiters .. render)) do
-    image_done(waiter:match('^(.*):'))
+    local job, index = waiter:match('^(.*):(%d+)$')
+    image_done(job, index, state, attempt)
   end
   call('DEL', K.waiters .. render)
 end
@@ -245,8 +309,8 @@ end
 -- next step if it runs (then the image shows what is true: that it still runs).
 local function drop_image(job, index, render, why)
   local key = K.render .. render
-  local state, pool, flow, charge, wanted =
-    unpack(call('HMGET', key, 'state', 'pool', 'flow', 'charge', 'wanted'))
+  local state, pool, flow, charge, wanted, attempt =
+    unpack(call('HMGET', key, 'state', 'pool', 'flow', 'charge', 'wanted', 'attempt'))
   local member = job .. ':' .. index
   if call('SISMEMBER', K.waiters .. render, member) == 0 then
     return
@@ -263,7 +327,7 @@ local function drop_image(job, index, render, why)
     dequeue(pool, render, flow, tonumber(charge))
     end_render(render, 'canceled')
   end
-  image_done(job) -- last: what the job remembers must be final by then
+  image_done(job, index, 'canceled', attempt) -- last: what the job remembers must be final by then
 end
 
 -- Drop what has not started of jobs whose deadline has passed; answers these jobs.
@@ -283,18 +347,189 @@ local function expire_due(limit)
   return jobs
 end
 
--- A job as one moment sees it: {now, job hash, {render, render hash, rank or -1}, ...}; false: none.
+-- The index of jobs by when they came: everybody's, and each owner's.
+local function index_job(job, owner, time)
+  call('ZADD', K.jobs, precise(time), job .. ' ' .. owner)
+  call('ZADD', K.owned .. owner, precise(time), job)
+end
+
+local function unindex_job(job, owner)
+  call('ZREM', K.jobs, job .. ' ' .. owner)
+  call('ZREM', K.owned .. owner, job)
+end
+
+-- Whether a job other than this one refers to a render. The one that it was made for stands in its
+-- hash, later ones in a set: the newest outlives the others as a rule, and those that are no longer
+-- remembered leave the set on the way, so this looks at little.
+local function others_use(render, job)
+  local first, state = unpack(call('HMGET', K.render .. render, 'job', 'state'))
+  if not first or is_open(state) then -- an older version made it, and did not say for whom
+    return true
+  end
+  if first ~= job and call('EXISTS', K.job .. first) == 1 then
+    return true
+  end
+  local users = K.users .. render
+  while true do
+    local newest = call('ZREVRANGE', users, 0, 0)[1]
+    if not newest then
+      return false
+    end
+    if newest ~= job and call('EXISTS', K.job .. newest) == 1 then
+      return true
+    end
+    call('ZREM', users, newest)
+  end
+end
+
+-- Which render answers an image: one that succeeded, or one that somebody still waits for.
+local function answering(fingerprint)
+  local render = call('GET', K.current .. fingerprint)
+  if not render then
+    return nil
+  end
+  local state, wanted = unpack(call('HMGET', K.render .. render, 'state', 'wanted'))
+  if state == 'succeeded' then
+    return render, 'hit'
+  end
+  if state and is_open(state) and tonumber(wanted) > 0 then
+    return render, 'attached'
+  end
+  return nil
+end
+
+-- A client waits for the job on an open connection. A job that no such client ordered stays unheld:
+-- it is nobody's to abandon.
+local function attend(job, client, gone_s)
+  local key = K.job .. job
+  if call('EXISTS', key) == 1 then
+    local held_until = precise(now() + gone_s)
+    call('HSET', key, 'client:' .. client, held_until)
+    call('ZADD', K.attended, 'XX', 'GT', held_until, job)
+  end
+end
+
+-- Whether every client that waited for the job has left.
+local function is_alone(job)
+  local fields, time = call('HGETALL', K.job .. job), now()
+  for i = 1, #fields, 2 do
+    if fields[i]:sub(1, 7) == 'client:' and tonumber(fields[i + 1]) > time then
+      return false
+    end
+  end
+  return true
+end
+
+-- Whether a repeated request may be answered with the job: unfinished, or succeeded lately.
+local function is_attachable(job)
+  local open, renders, last, asked =
+    unpack(call('HMGET', K.job .. job, 'open', 'renders', 'created_at', 'cancel_requested_at'))
+  if not renders or asked then
+    return false
+  end
+  local index = 0
+  for render in renders:gmatch('%S+') do
+    local state, finished = unpack(call('HMGET', K.render .. render, 'state', 'finished_at'))
+    if call('HEXISTS', K.job .. job, 'drop:' .. index) == 1 or not (state == 'succeeded' or is_open(state or '')) then
+      return false
+    end
+    last = math.max(tonumber(last), tonumber(finished or 0))
+    index = index + 1
+  end
+  return tonumber(open) > 0 or last >= now() - ATTACH_S
+end
+
+-- The job that a repeated request means: one whose client has left, else the oldest. Looks at 64.
+local function same_order(owner, body)
+  local key, oldest = K.attach .. owner .. ':' .. body, nil
+  for _, job in ipairs(call('ZRANGE', key, 0, 63)) do
+    if not is_attachable(job) then
+      call('ZREM', key, job)
+    elseif is_alone(job) then
+      return job
+    else
+      oldest = oldest or job
+    end
+  end
+  return oldest
+end
+
+-- Each order remembered looks at the two oldest, so the list holds little more than what is open.
+local function remember_order(owner, body, job)
+  local key = K.attach .. owner .. ':' .. body
+  call('ZADD', key, precise(now()), job)
+  call('EXPIRE', key, IDEMPOTENCY_S)
+  for _, old in ipairs(call('ZRANGE', key, 0, 1)) do
+    if not is_attachable(old) then
+      call('ZREM', key, old)
+    end
+  end
+end
+
+-- The job's queued images are canceled; what runs goes on. If any was, its idempotency key is free
+-- again. Answers how many.
+local function abandon(job)
+  local canceled, index = 0, 0
+  for render in (call('HGET', K.job .. job, 'renders') or ''):gmatch('%S+') do
+    local waits = call('SISMEMBER', K.waiters .. render, job .. ':' .. index) == 1
+    if waits and call('HGET', K.render .. render, 'state') == 'queued' then
+      drop_image(job, index, render, 'canceled')
+      canceled = canceled + 1
+    end
+    index = index + 1
+  end
+  call('ZREM', K.attended, job)
+  local idem = call('HGET', K.job .. job, 'idem')
+  if canceled > 0 and idem and (call('GET', idem) or ''):match('^%S+') == job then
+    call('DEL', idem)
+  end
+  return canceled
+end
+
+-- The id of a job's newest event, as shared/events.py spells it; '' where it has none.
+local function newest(job)
+  local number = call('LLEN', K.events .. job)
+  local at = number > 0 and call('LINDEX', K.events .. job, -1):match('^%S+')
+  return at and (number .. '-' .. at:gsub('%.', '')) or ''
+end
+
+-- Predicted device seconds of the first `renders` of a queue: exact for SAMPLE of them, else from one
+-- of each of SAMPLE equal stretches, at a place that differs, since a queue of few flows is periodic.
+local SAMPLE = 16
+local function work_ahead(pool, renders)
+  local looks, sum = math.min(renders, SAMPLE), 0
+  for i = 0, looks - 1 do
+    local at = math.floor((i + (i + 1) * 0.6180339887498949 % 1) * renders / looks)
+    local render = call('ZRANGE', K.pending .. pool, at, at)[1]
+    sum = sum + tonumber(render and call('HGET', K.render .. render, 'cost') or 0)
+  end
+  return looks > 0 and sum * renders / looks or 0
+end
+
+-- A job as one moment sees it: {now, job hash, {render, render hash, rank or -1, measured rate or '',
+-- work ahead or ''}, ...}; false: none. Only its last queued image is told what is ahead.
 local function snapshot(job)
   local record = call('HGETALL', K.job .. job)
   if #record == 0 then
     return false
   end
+  record[#record + 1] = 'newest'
+  record[#record + 1] = newest(job)
   local seen = { precise(now()), record }
+  local last, last_rank, last_pool
   for render in call('HGET', K.job .. job, 'renders'):gmatch('%S+') do
     local fields = call('HGETALL', K.render .. render)
-    local pool = call('HGET', K.render .. render, 'pool')
+    local pool, state = unpack(call('HMGET', K.render .. render, 'pool', 'state'))
     local rank = pool and call('ZRANK', K.pending .. pool, render) or false
-    seen[#seen + 1] = { render, fields, rank or -1 }
+    local rate = pool and is_open(state) and call('GET', K.rate .. pool) or ''
+    local entry = { render, fields, rank or -1, rate, '' }
+    if rank and rank > (last_rank or -1) then
+      last, last_rank, last_pool = entry, rank, pool
+    end
+    seen[#seen + 1] = entry
+  end
+  if last then
+    last[5] = precise(work_ahead(last_pool, last_rank))
   end
   return seen
 end

@@ -8,7 +8,7 @@ import secrets
 import time
 from urllib.parse import urlencode
 
-from api.errors import CHALLENGE, Problem
+from shared.errors import SignatureWrong, UrlExpired
 from shared.settings import Settings
 from shared.store.port import JobStore
 
@@ -33,12 +33,11 @@ class Signer:
         return urlencode({"exp": expires, "sig": self._sign(path, str(expires))})
 
     def check(self, path: str, expires: str, signature: str) -> None:
-        """Raises Problem 401 for another's work, 403 for an old one; StoreUnavailable."""
+        """Raises SignatureWrong, UrlExpired and StoreUnavailable."""
         if not hmac.compare_digest(self._sign(path, expires).encode(), signature.encode()):
-            detail = "the signature does not fit this URL"
-            raise Problem(401, "invalid_api_key", detail, headers=CHALLENGE)
+            raise SignatureWrong
         if int(expires) <= time.time():
-            raise Problem(403, "url_expired", "this URL has expired; the job has a fresh one")
+            raise UrlExpired
 
     def _sign(self, path: str, expires: str) -> str:
         message = f"{path}?exp={expires}".encode()

@@ -2,45 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
-import time
 from datetime import UTC, datetime
 
-from fastapi import Request
-from fastapi.responses import Response
-
-from api.answers import ImageView, JobView, MetricsView, ProgressView, StepsView, UrlsView
-from api.farm import Farm
-from api.links import Links
-from api.negotiation import unchanged
+from shared.answers import ImageView, JobView, MetricsView, ProgressView, StepsView, UrlsView
+from shared.eta import Crew, eta_s, steps_done
 from shared.fingerprint import pure
-from shared.images import Format
-from shared.jobs import FINAL, OPEN, Job, JobImage, RenderState
+from shared.jobs import FINAL, Job, JobImage, RenderState
+from shared.links import CONTENT_TYPES, Links
 
-CONTENT_TYPES: dict[Format, str] = {"png": "image/png", "webp": "image/webp", "jpeg": "image/jpeg"}
+NOBODY = Crew()
 _ON_DEVICE = ("text", "denoise", "decode")
 
 
-def shown(request: Request, farm: Farm, job: Job, status: int, headers: dict[str, str]) -> Response:
-    """The Job, with a weak ETag of its body; 304 where the client has just this."""
-    view = job_view(
-        job,
-        farm.links(request),
-        now=time.time(),
-        retention_s=farm.settings.job_retention_s,
-    )
-    body = view.model_dump_json().encode()
-    headers["ETag"] = f'W/"{hashlib.sha256(body).hexdigest()[:32]}"'
-    if not view.done:
-        headers["Retry-After"] = str(retry_after_s(view))
-    if request.method != "POST" and status == 200 and unchanged(request.headers, headers["ETag"]):
-        return Response(status_code=304, headers=headers)
-    return Response(body, status, headers, "application/json")
-
-
-def job_view(job: Job, links: Links, *, now: float, retention_s: float) -> JobView:
-    """`now` in unix seconds. Raises StoreUnavailable where the signing secret is not known yet."""
+def job_view(
+    job: Job, links: Links, *, now: float, retention_s: float, crew: Crew = NOBODY
+) -> JobView:
+    """`now` in unix seconds; `crew` serves its pool. Raises StoreUnavailable where the signing secret is not known yet."""
     started, finished = _started_at(job), _finished_at(job)
     waiting = [i.position for i in job.images if i.position is not None]
     here = links.job(job.id)
@@ -55,9 +32,9 @@ def job_view(job: Job, links: Links, *, now: float, retention_s: float) -> JobVi
         priority=job.priority,
         metadata=job.metadata,
         retries=job.retries,
-        images=[_image(job, image, links) for image in job.images],
+        images=[image_view(job, image, links) for image in job.images],
         queue_position=min(waiting, default=None),
-        eta_s=_eta_s(job, now),
+        eta_s=eta_s(job, crew, now),
         progress=_progress(job),
         error=next((i.render.error for i in job.images if i.status is RenderState.failed), None),
         metrics=_metrics(job, started, now if finished is None else finished),
@@ -67,14 +44,10 @@ def job_view(job: Job, links: Links, *, now: float, retention_s: float) -> JobVi
         deadline_at=_time(job.deadline_at),
         cancel_requested_at=_time(job.cancel_requested_at),
         expires_at=_time(None if finished is None else finished + retention_s),
-        urls=UrlsView(self=here, events=None, result=f"{here}/result", cancel=f"{here}/cancel"),
+        urls=UrlsView(
+            self=here, events=links.events(job.id), result=f"{here}/result", cancel=f"{here}/cancel"
+        ),
     )
-
-
-def retry_after_s(view: JobView) -> int:
-    """When to ask again: 1..10 s."""
-    guess = view.eta_s if view.eta_s is not None else (view.queue_position or 0) + 1
-    return max(1, min(10, math.ceil(guess)))
 
 
 def rfc3339(seconds: float) -> str:
@@ -86,7 +59,8 @@ def _time(seconds: float | None) -> str | None:
     return None if seconds is None else rfc3339(seconds)
 
 
-def _image(job: Job, image: JobImage, links: Links) -> ImageView:
+def image_view(job: Job, image: JobImage, links: Links) -> ImageView:
+    """Raises StoreUnavailable as `job_view` does."""
     render = image.render
     stored = render.result if image.status is RenderState.succeeded else None
     kind = job.input["output_format"]
@@ -97,7 +71,7 @@ def _image(job: Job, image: JobImage, links: Links) -> ImageView:
         fingerprint=pure(render.fingerprint),
         cached=image.cached,
         attempt=render.attempt,
-        progress=StepsView(step=_step(image), steps=render.spec.steps),
+        progress=StepsView(step=steps_done(image), steps=render.spec.steps_to_run),
         url=links.file(job.id, image.index, kind) if stored else None,
         content_type=CONTENT_TYPES[kind] if stored else None,
         bytes=stored and stored.size_bytes,
@@ -108,36 +82,15 @@ def _image(job: Job, image: JobImage, links: Links) -> ImageView:
     )
 
 
-def _step(image: JobImage) -> int:
-    """Steps done; the last of them are not reported once the picture is being stored."""
-    finished = image.status in (RenderState.storing, RenderState.succeeded)
-    return image.render.spec.steps if finished else image.render.step
-
-
 def _progress(job: Job) -> ProgressView:
-    parts = [1.0 if i.status in FINAL else _step(i) / i.render.spec.steps for i in job.images]
+    parts = [
+        1.0 if i.status in FINAL else steps_done(i) / i.render.spec.steps_to_run for i in job.images
+    ]
     return ProgressView(
         images_done=sum(image.status in FINAL for image in job.images),
         images=len(parts),
         fraction=round(sum(parts) / len(parts), 2) if parts else 0.0,
     )
-
-
-def _eta_s(job: Job, now: float) -> float | None:
-    """Seconds until the slowest image is done, at the pace of its own steps so far.
-
-    None while any image waits or has not made a step: its pace would be a guess.
-    """
-    left = [_left_s(image, now) for image in job.images if image.status in OPEN]
-    known = [seconds for seconds in left if seconds is not None]
-    return round(max(known), 1) if known and len(known) == len(left) else None
-
-
-def _left_s(image: JobImage, now: float) -> float | None:
-    render, step = image.render, _step(image)
-    if image.status is RenderState.queued or not step or render.started_at is None:
-        return None
-    return max(0.0, now - render.started_at) / step * (render.spec.steps - step)
 
 
 def _started_at(job: Job) -> float | None:

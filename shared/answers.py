@@ -53,7 +53,7 @@ class MetricsView(View):
 
 class UrlsView(View):
     self: str
-    events: str | None
+    events: str
     result: str
     cancel: str
 
@@ -88,3 +88,34 @@ class JobView(View):
     cancel_requested_at: str | None
     expires_at: str | None
     urls: UrlsView
+
+
+class JobPageView(View):
+    """Jobs, and where the pages beside this one begin."""
+
+    object: Literal["list"] = "list"
+    data: list[JobView]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class ForeseenView(View):
+    index: int
+    seed: int
+    fingerprint: str
+    cached: bool
+
+
+class EstimateView(View):
+    """What an order would meet now. `gpu_s`: predicted device seconds of what is not stored."""
+
+    model_config = ConfigDict(frozen=True, title="Estimate")
+
+    object: Literal["estimate"] = "estimate"
+    input: dict[str, Any]
+    images: list[ForeseenView]
+    gpu_s: float
+    queue_position: int | None
+    eta_s: float | None
+    workers_ready: int

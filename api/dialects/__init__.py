@@ -1,0 +1,1 @@
+"""Foreign orders in native words, and answers in foreign ones. Nothing here asks or waits."""
