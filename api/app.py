@@ -107,7 +107,8 @@ def create_app(
     for kind in (HTTPException, RequestValidationError, FarmError, Problem):
         app.add_exception_handler(kind, _answer)
     app.add_middleware(BodyLimit, limit_bytes=settings.max_body_mb * 2**20)
-    app.add_middleware(RequestLog, metrics=app.state.farm.metrics)
+    https = (settings.public_url or "").startswith("https://")
+    app.add_middleware(RequestLog, metrics=app.state.farm.metrics, https=https)
     app.add_middleware(LastAnswer, drain=app.state.farm.drain)  # the last is the outermost
     return app
 

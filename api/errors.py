@@ -155,13 +155,21 @@ def respond(request: Request, problem: Problem) -> JSONResponse:
 
 def problem_body(request: Request, problem: Problem) -> dict[str, Any]:
     state = request.state
+    body = described(problem, request.url.path, state.request_id)
+    if job_id := getattr(state, "job_id", None):
+        body["job_id"] = job_id
+    return body
+
+
+def described(problem: Problem, instance: str | None, request_id: str) -> dict[str, Any]:
+    """The body of every fault; `instance` is the path that was asked, where one was understood."""
     body: dict[str, Any] = {
         "type": f"/errors#{problem.code}",
         "title": kind_of(problem.code).title,
         "status": problem.status,
         "detail": problem.detail,
-        "instance": request.url.path,
-        "request_id": state.request_id,
+        "instance": instance,
+        "request_id": request_id,
         "error": {
             "message": problem.detail,
             "type": kind_of(problem.code).type,
@@ -169,8 +177,6 @@ def problem_body(request: Request, problem: Problem) -> dict[str, Any]:
             "code": problem.code,
         },
     }
-    if job_id := getattr(state, "job_id", None):
-        body["job_id"] = job_id
     if problem.faults:
         body["errors"] = [fault.shown() for fault in problem.faults]
     return body

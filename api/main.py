@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from functools import partial
 from threading import Thread
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import uvicorn
 
 from api.app import create_app
 from api.auth import refuse_open_door
+from api.connections import BoundedConnection, allow_files
 from api.drain import DrainingServer
 from api.live import RedisLive
 from shared import logs
@@ -53,8 +56,10 @@ def serve(settings: Settings) -> None:
     app = build(settings)
     farm: Farm = app.state.farm
     Thread(target=report, args=(farm.store, log), name="check", daemon=True).start()
+    allow_files(settings.max_connections)
     config = uvicorn.Config(
         app,
+        http=bounded(settings),
         host=settings.host,
         port=settings.port,
         log_config=None,
@@ -65,6 +70,17 @@ def serve(settings: Settings) -> None:
         timeout_graceful_shutdown=GRACE_S,
     )
     DrainingServer(config, farm.drain, farm.watch.leave).run()
+
+
+def bounded(settings: Settings) -> type[asyncio.Protocol]:
+    """How uvicorn makes each connection."""
+    protocol = partial(
+        BoundedConnection,
+        request_timeout_s=settings.request_timeout_s,
+        max_connections=settings.max_connections,
+    )
+    # uvicorn calls it and asks no more of it
+    return cast("type[asyncio.Protocol]", protocol)
 
 
 def __getattr__(name: str) -> FastAPI:
