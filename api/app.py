@@ -18,9 +18,12 @@ from api.audit import Audit
 from api.drain import Drain, LastAnswer
 from api.errors import Problem, add_schema, problem_of, respond
 from api.farm import Farm, answers, remembered
+from api.fetching import Fetcher
 from api.keyring import KeyRing
 from api.live import Deaf, Live
 from api.middleware import BodyLimit, RequestLog
+from api.openapi import complete
+from api.reference import add_reference
 from api.routes import (
     admin,
     events,
@@ -33,8 +36,11 @@ from api.routes import (
     models,
     openai,
     ops,
+    queue,
     sdapi,
     txt2img,
+    verify,
+    webhooks,
     workers,
 )  # fmt: skip
 from api.routes import results as result_routes
@@ -47,6 +53,7 @@ from shared.results.port import ResultStore
 from shared.settings import Settings
 from shared.signing import Signer
 from shared.store.port import JobStore
+from shared.webhooks import trusted_hosts
 
 WEB = Path(__file__).parent / "web"
 STORAGE_CHECK_S = 5.0
@@ -71,7 +78,7 @@ def create_app(
     open_live: Callable[[], Live] = Deaf,
     office: Office | None = None,
 ) -> FastAPI:
-    """The API over these parts. Connects to nothing. Raises SettingsError for bad keys.
+    """The API over these parts. Connects to nothing. Raises SettingsError for bad keys or hosts.
 
     `open_live`: where those who wait hear of their jobs; without it they only ask the store.
     Without an `office` the only keys are those of the settings.
@@ -84,6 +91,7 @@ def create_app(
         version=_version(),
         description=_ABOUT,
         redirect_slashes=False,
+        docs_url=None,  # api.reference serves it without another's server
         redoc_url=None,
     )
     app.state.farm = Farm(
@@ -91,6 +99,8 @@ def create_app(
         store=store,
         results=results,
         catalog=catalog,
+        hosts=trusted_hosts(settings),
+        fetcher=Fetcher.of(settings),
         keys=KeyRing(settings, office.keys),
         audit=Audit(office.audit),
         signer=Signer(settings, store),
@@ -115,8 +125,8 @@ def create_app(
 
 def _add_routes(app: FastAPI) -> None:
     for router in (
-        jobs.router, index.router, events.router, result_routes.router, files.router,
-        models.router, inputs.router,
+        jobs.router, index.router, verify.router, queue.router, events.router, result_routes.router,
+        files.router, models.router, inputs.router, webhooks.router,
     ):  # fmt: skip
         app.include_router(router)
         app.include_router(router, prefix="/v1", include_in_schema=False)
@@ -130,8 +140,9 @@ def _add_routes(app: FastAPI) -> None:
     app.include_router(workers.router)
     app.mount("/web", _Assets(directory=WEB))
     get(app.router, "/", include_in_schema=False)(_page)
+    add_reference(app)
     described = app.openapi
-    app.openapi = lambda: add_schema(described())  # type: ignore[method-assign]
+    app.openapi = lambda: complete(add_schema(described()))  # type: ignore[method-assign]
 
 
 class _Assets(StaticFiles):

@@ -189,9 +189,10 @@ def responses(*codes: str) -> dict[int | str, dict[str, Any]]:
         for status in CODES[code].statuses:
             entry = described.setdefault(status, {"description": "", "content": _CONTENT})
             entry["description"] = " ".join([entry["description"], f"`{code}`"]).strip()
-    return described | {"default": {"description": "Any other fault", "content": _CONTENT}}
+    return described | {"default": {"description": _ANYWHERE, "content": _CONTENT}}
 
 
+_ANYWHERE = "Any other fault, such as `method_not_allowed` or `internal_error`"
 _CONTENT = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
 
 

@@ -14,6 +14,7 @@ from ulid import ULID
 
 from api.audit import Audit
 from api.drain import Drain
+from api.fetching import Fetcher
 from api.keyring import KeyRing
 from api.links import links
 from api.owner import Owner
@@ -26,6 +27,7 @@ from shared.models import Catalog
 from shared.results.port import ResultStore
 from shared.settings import Settings
 from shared.signing import Signer
+from shared.ssrf import Hosts
 from shared.store.port import JobStore
 from shared.store.values import StoreFault, WorkerStatus
 
@@ -40,6 +42,8 @@ class Farm:
     store: JobStore
     results: ResultStore
     catalog: Catalog
+    hosts: Hosts  # whom webhooks may reach besides the public internet
+    fetcher: Fetcher
     keys: KeyRing
     audit: Audit
     signer: Signer

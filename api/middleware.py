@@ -51,7 +51,7 @@ class RequestLog:
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 _name(headers, request)
-                secure(headers, request.url.path, https=self._https)
+                secure(headers, https=self._https)
             await send(message)
 
         try:
@@ -60,7 +60,7 @@ class RequestLog:
             pass
         except Exception as error:
             if not isinstance(error, Problem):
-                log.exception("request_failed")
+                log.exception("request_failed", extra={"request_id": request.state.request_id})
             if status != _CLIENT_LEFT:
                 raise  # the answer is half sent: only cutting the connection tells the client
             await respond(request, problem_of(error))(scope, receive, named)
@@ -82,6 +82,7 @@ class RequestLog:
             route=route,
             status=status,
             ms=round(seconds * 1000, 1),
+            request_id=request.state.request_id,
             owner=known["owner"],
             code=known["code"],
             job=known["job_id"],

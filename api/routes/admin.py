@@ -14,6 +14,7 @@ from api.door import again
 from api.errors import Problem, responses
 from api.farm import Farm, farm_of
 from api.inputs import keep_inputs
+from api.listings import Jobs, PoisonList
 from api.owner import Owner
 from api.reading import digest_retry
 from api.routes import get
@@ -33,7 +34,7 @@ _REFUSALS = ("missing_api_key", "invalid_api_key", "admin_only", "store_unavaila
     router,
     "/poison",
     summary="Renders that took down their workers",
-    responses=responses(*_REFUSALS),
+    responses={200: {"model": PoisonList}, **responses(*_REFUSALS)},
 )
 def poison(request: Request, admin: Admin) -> dict[str, Any]:
     return {"object": "list", "data": [_shown(each) for each in farm_of(request).store.poison()]}
@@ -43,7 +44,10 @@ def poison(request: Request, admin: Admin) -> dict[str, Any]:
     "/poison/{render_id}/retry",
     status_code=202,
     summary="Retry every job that failed with it, then drop it",
-    responses=responses(*_REFUSALS, "render_not_found", "model_not_found", "queue_full"),
+    responses={
+        202: {"model": Jobs},
+        **responses(*_REFUSALS, "render_not_found", "model_not_found", "queue_full"),
+    },
 )
 def retry(request: Request, admin: Admin, render_id: str) -> dict[str, Any]:
     farm = farm_of(request)

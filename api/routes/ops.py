@@ -14,6 +14,7 @@ from api.auth import CallerKey
 from api.codes import table
 from api.errors import CHALLENGE, Problem, responses
 from api.farm import Farm, answers, farm_of
+from api.listings import Alive, Errors, Readiness, Standing
 from api.readiness import reason
 from api.routes import get
 from api.routes.models import ready_workers
@@ -25,7 +26,12 @@ router = APIRouter(tags=["operations"])
 _WORKER = {"state", "steps", "error", "note", "last_death"}
 
 
-@get(router, "/healthz", summary="The process lives")
+@get(
+    router,
+    "/healthz",
+    summary="The process lives",
+    responses={200: {"model": Alive}, **responses()},
+)
 def healthz() -> dict[str, bool]:
     return {"ok": True}
 
@@ -34,7 +40,11 @@ def healthz() -> dict[str, bool]:
     router,
     "/readyz",
     summary="Jobs can be taken",
-    responses={503: {"description": "Not now; the same body"}, **responses("model_not_found")},
+    responses={
+        **responses("model_not_found"),
+        200: {"model": Readiness},
+        503: {"model": Readiness, "description": "Not now; the same body"},
+    },
 )
 def readyz(
     request: Request,
@@ -53,7 +63,12 @@ def readyz(
     )
 
 
-@get(router, "/status", summary="How far each model has come")
+@get(
+    router,
+    "/status",
+    summary="How far each model has come",
+    responses={200: {"model": Standing}, **responses()},
+)
 def status(request: Request) -> dict[str, Any]:
     farm = farm_of(request)
     try:
@@ -85,7 +100,12 @@ def metrics(request: Request, key: CallerKey) -> Response:
     return Response(generate_latest(farm.registry), media_type=CONTENT_TYPE_LATEST)
 
 
-@get(router, "/errors", summary="Every error code and what it means")
+@get(
+    router,
+    "/errors",
+    summary="Every error code and what it means",
+    responses={200: {"model": Errors}, **responses()},
+)
 def errors() -> dict[str, Any]:
     return {"object": "list", "data": table()}
 

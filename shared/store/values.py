@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from shared.jobs import Failure, Job, Record, RenderSpec
+from shared.jobs import Failure, Job, Record, RenderSpec, StoredResult, Verdict
 
 WEIGHTS = {"high": 4.0, "normal": 1.0, "low": 0.25}
 Hold = Literal["held", "cancel", "lost"]
@@ -18,6 +18,10 @@ ATTACH_S = 120.0  # so long a repeated request is answered with a job that has s
 UNWELL_S = 3600  # how long it is remembered that a worker left because it was unwell
 
 
+# How a render ends: with a picture, a comparison, a failure, or canceled.
+Outcome = StoredResult | Verdict | Failure | None
+
+
 @dataclass(slots=True, frozen=True)
 class Order:
     """One image that a job asks for. `render_id` names the render if a new one is needed."""
@@ -26,6 +30,7 @@ class Order:
     fingerprint: str
     spec: RenderSpec
     cost_s: float  # predicted device seconds
+    against: StoredResult | None = None  # compare with this, and store nothing
 
 
 @dataclass(slots=True, frozen=True)
@@ -112,6 +117,7 @@ class Claim:
     worker: str
     queued_at: float
     claimed_at: float
+    against: StoredResult | None = None  # compare with this, and store nothing
     previews: int = 0  # how many half-made pictures somebody ordered
 
     @property
