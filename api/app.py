@@ -18,6 +18,7 @@ from api.auth import read_keys
 from api.drain import Drain, LastAnswer
 from api.errors import Problem, add_schema, problem_of, respond
 from api.farm import Farm, answers, remembered
+from api.fetching import Fetcher
 from api.live import Deaf, Live
 from api.middleware import BodyLimit, RequestLog
 from api.openapi import complete
@@ -34,6 +35,7 @@ from api.routes import (
     models,
     openai,
     ops,
+    queue,
     sdapi,
     txt2img,
     verify,
@@ -93,6 +95,7 @@ def create_app(
         results=results,
         catalog=catalog,
         hosts=trusted_hosts(settings),
+        fetcher=Fetcher.of(settings),
         keys=read_keys(settings),
         signer=Signer(settings, store),
         registry=registry,
@@ -115,7 +118,7 @@ def create_app(
 
 def _add_routes(app: FastAPI) -> None:
     for router in (
-        jobs.router, index.router, verify.router, events.router, result_routes.router,
+        jobs.router, index.router, verify.router, queue.router, events.router, result_routes.router,
         files.router, models.router, inputs.router, webhooks.router,
     ):  # fmt: skip
         app.include_router(router)

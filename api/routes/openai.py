@@ -54,7 +54,12 @@ async def deployed(request: Request, owner: Caller, deployment: str, body: JsonB
     return await _generate(request, owner, body, deployment)
 
 
-@router.options("/images/generations", status_code=204, summary="Whether this is served (no key)")
+@router.options(
+    "/images/generations",
+    status_code=204,
+    summary="Whether this is served (no key)",
+    responses=responses(),
+)
 async def served() -> Response:
     return Response(status_code=204, headers={"Allow": "OPTIONS, POST"})
 
