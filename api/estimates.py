@@ -6,6 +6,7 @@ from api.farm import Farm
 from shared.answers import EstimateView, ForeseenView
 from shared.errors import QueueFull
 from shared.eta import Crew, wait_s
+from shared.fingerprint import pure
 from shared.store.queries import Forecast
 from shared.store.values import Order, Submission
 
@@ -33,7 +34,9 @@ def estimate(farm: Farm, submission: Submission) -> EstimateView:
     return EstimateView(
         input=submission.job.input,
         images=[
-            ForeseenView(index=k, seed=o.spec.seed, fingerprint=o.fingerprint, cached=cached[k])
+            ForeseenView(
+                index=k, seed=o.spec.seed, fingerprint=pure(o.fingerprint), cached=cached[k]
+            )
             for k, o in enumerate(orders)
         ],
         gpu_s=round(sum(o.cost_s for o in missing) * (seen.rate or 1.0), 3),

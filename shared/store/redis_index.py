@@ -45,7 +45,7 @@ class RedisIndex:
 
     @translated
     def foresee(self, submission: Submission) -> Forecast:
-        weight = WEIGHTS[submission.job.priority]
+        weight = WEIGHTS[submission.job.priority] * submission.weight
         fields = codec.encode_submission(submission, weight, self._config.max_queue)
         ways, first, last, ahead_s, rate, queued = self._run("foresee", json.dumps(fields))
         return Forecast(
