@@ -383,3 +383,18 @@ def test_a_variation_needs_no_prompt(farm: Farm, client: TestClient) -> None:
     assert len(response.json()["data"]) == 2
     assert (claims[0].spec.prompt, claims[0].spec.strength) == ("", 0.7)
     assert not has_null(response.json())
+
+
+# ---------------------------------------------------------------------------------------- limits
+
+
+def test_its_orders_count_against_the_keys_limits() -> None:
+    farm = Farm()
+    client = farm.client(farm.key(owner="alice", submits_per_min=2))
+    with painting(farm):
+        answers = [client.post(GENERATIONS, json=FOX | {"seed": k}) for k in range(3)]
+
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert answers[1].headers["ratelimit"].startswith('"submit";r=0;')
+    assert answers[2].json()["error"]["type"] == "rate_limit_error"
+    assert 1 <= int(answers[2].headers["retry-after"]) <= 60
