@@ -35,6 +35,7 @@ from api.routes import (
     models,
     openai,
     ops,
+    queue,
     sdapi,
     txt2img,
     verify,
@@ -117,7 +118,7 @@ def create_app(
 
 def _add_routes(app: FastAPI) -> None:
     for router in (
-        jobs.router, index.router, verify.router, events.router, result_routes.router,
+        jobs.router, index.router, verify.router, queue.router, events.router, result_routes.router,
         files.router, models.router, inputs.router, webhooks.router,
     ):  # fmt: skip
         app.include_router(router)

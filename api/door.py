@@ -127,7 +127,7 @@ def _same(image: JobImage, entry: ModelEntry, against: StoredResult | None) -> O
     if spec.model_digest != entry.digest:
         message = "the model has changed since this picture was rendered"
         raise InvalidOrder("unsupported_for_model", message, "model")
-    return replace(_order(spec, entry), fingerprint=image.render.fingerprint, against=against)
+    return replace(_order(spec, entry), against=against)
 
 
 def resolve(order: NewJob, entry: ModelEntry, given: Given = NOTHING) -> RenderSpec:

@@ -134,3 +134,48 @@ class EstimateView(View):
     queue_position: int | None
     eta_s: float | None
     workers_ready: int
+
+
+class CrewView(View):
+    ready: int
+    busy: int
+    loading: int
+
+
+class ModelQueueView(View):
+    """`queued` holds what pauses before a retry too. `backlog_gpu_s`: predicted device seconds of what
+    waits, by the measured rate. `eta_s`: until all of it has been started; null if unknown."""
+
+    model: str
+    queued: int
+    running: int
+    storing: int
+    workers: CrewView
+    oldest_queued_s: float | None
+    backlog_gpu_s: float
+    eta_s: float | None
+
+
+class MineView(View):
+    """The caller's renders, and how many of them may wait; null: no limit."""
+
+    queued: int
+    running: int
+    max_queued: int | None
+
+
+class OwnerQueueView(View):
+    owner: str
+    queued: int
+    running: int
+
+
+class QueueView(View):
+    """What waits. `owners` and `poison` are for admins, else null."""
+
+    model_config = ConfigDict(frozen=True, title="Queue")
+
+    models: list[ModelQueueView]
+    mine: MineView
+    owners: list[OwnerQueueView] | None
+    poison: int | None

@@ -36,6 +36,7 @@ farm:attended         zset    job -> when its queued images are canceled unless 
 farm:attach:<owner>:<h> zset  job -> when it came: unfinished jobs of one body, for a repeated request
 farm:unattended       string  when the chores last looked for jobs whose client has left
 farm:notes:<owner>    hash    what a dialect remembers of an owner: name -> value
+farm:owed             hash    owner -> how many queued renders are on his account
 farm:workers          hash    worker -> "<last seen> <ttl> <status JSON>"
 farm:death:<slot>     string  "<at> <cause>" of the last worker that died there (a week)
 farm:orders           hash    worker -> "drain": what an operator wants of it, until it is lifted
@@ -83,6 +84,7 @@ KEYS = {
     "attach": "farm:attach:",
     "unattended": "farm:unattended",
     "notes": "farm:notes:",
+    "owed": "farm:owed",
     "workers": "farm:workers",
     "death": "farm:death:",
     "orders": "farm:orders",

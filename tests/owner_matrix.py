@@ -73,6 +73,7 @@ LINES = {
     "GET /poison": for_admin(),
     "POST /poison/{render_id}/retry": for_admin(404),
     "DELETE /poison/{render_id}": for_admin(404),
+    "GET /queue": keyed(),
     "GET /workers": for_admin(),
     "POST /workers/{name:path}/drain": for_admin(),
     "POST /workers/{name:path}/release": for_admin(),

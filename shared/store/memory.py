@@ -26,6 +26,7 @@ from shared.store.ledger import Ledger
 from shared.store.memory_events import MemoryEvents
 from shared.store.memory_index import MemoryIndex
 from shared.store.memory_outbox import MemoryOutbox, Parcels
+from shared.store.memory_queue import MemoryQueue
 from shared.store.values import (
     UNWELL_S,
     Cause,
@@ -46,7 +47,7 @@ from shared.store.values import (
 )
 
 
-class MemoryJobStore(MemoryAttendance, MemoryEvents, MemoryIndex, MemoryOutbox):
+class MemoryJobStore(MemoryAttendance, MemoryEvents, MemoryIndex, MemoryOutbox, MemoryQueue):
     """See shared/store/port.py. Thread-safe. `clock` gives unix seconds."""
 
     def __init__(

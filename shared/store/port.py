@@ -12,7 +12,7 @@ from typing import Protocol
 from shared.events import Event
 from shared.jobs import Job
 from shared.store.outbox import Outbox
-from shared.store.queries import Forecast, JobPage, JobQuery, Owned
+from shared.store.queries import Backlog, Forecast, JobPage, JobQuery, Owned
 from shared.store.values import (
     Cause,
     Claim,
@@ -63,6 +63,13 @@ class JobStore(Outbox, Protocol):
 
     def foresee(self, submission: Submission) -> Forecast:
         """What this order would meet if it came now; nothing changes. O(n log queued)."""
+
+    def backlog(self, pools: Sequence[str], owner: str | None = None) -> Backlog:
+        """How much waits and runs in these pools, and on whose account; None: on everybody's.
+
+        `work_s` of a pool is exact up to 32 pending renders, then from a sample of 32; `oldest_at`
+        is the oldest of the next 64. O(owners + leases).
+        """
 
     def disown(self, job_id: str) -> tuple[Owned, ...]:
         """Answer nobody new with the pictures that only this job has, so that they can be deleted.

@@ -21,6 +21,7 @@ from shared.store.redis_attendance import RedisAttendance
 from shared.store.redis_events import RedisEvents
 from shared.store.redis_index import RedisIndex
 from shared.store.redis_outbox import RedisOutbox
+from shared.store.redis_queue import RedisQueue
 from shared.store.scripts import SCRIPTS, StoreConfig, prelude, source
 from shared.store.server import look
 from shared.store.values import (
@@ -46,7 +47,7 @@ CONDEMNED_S = 86_400
 BATCH = 200
 
 
-class RedisJobStore(RedisAttendance, RedisEvents, RedisIndex, RedisOutbox):
+class RedisJobStore(RedisAttendance, RedisEvents, RedisIndex, RedisOutbox, RedisQueue):
     """See shared/store/port.py. Thread-safe."""
 
     def __init__(self, client: redis.Redis, config: StoreConfig) -> None:

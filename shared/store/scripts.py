@@ -50,7 +50,7 @@ SCRIPTS = (
     "submit", "get", "cancel", "forget", "claim", "renew", "storing", "close", "release",
     "adopt", "reap", "expire", "reconcile", "audit", "heartbeat", "died", "unwell", "workers",
     "poison", "condemn", "attend", "depart", "abandon", "unattended",
-    "jobs", "disown", "delete", "foresee",
+    "jobs", "disown", "delete", "foresee", "queue",
     "jobs", "disown", "delete", "events", "pulse", "preview",
     "claim_deliveries", "freeze_delivery", "settle_delivery", "redeliver", "webhook_secrets",
 )  # fmt: skip

@@ -416,7 +416,7 @@ end
 -- it is nobody's to abandon.
 local function attend(job, client, gone_s)
   local key = K.job .. job
-  if call('EXISTS', key) == 1 then
+  if tonumber(call('HGET', key, 'open') or 0) > 0 then
     local held_until = precise(now() + gone_s)
     call('HSET', key, 'client:' .. client, held_until)
     call('ZADD', K.attended, 'XX', 'GT', held_until, job)
