@@ -141,6 +141,7 @@ def _add_routes(app: FastAPI) -> None:
     app.mount("/web", _Assets(directory=WEB))
     get(app.router, "/", include_in_schema=False)(_page)
     add_reference(app)
+    app.webhooks.include_router(webhooks.messages)
     described = app.openapi
     app.openapi = lambda: complete(add_schema(described()))  # type: ignore[method-assign]
 
