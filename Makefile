@@ -18,7 +18,7 @@ SPREAD = -n $(JOBS) --dist loadgroup --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run venv test slow chaos chaos-celery soak gpu check fmt constraints clean
+.PHONY: help run venv test slow chaos chaos-celery soak fuzz gpu check fmt constraints clean
 
 help:  ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -44,6 +44,9 @@ chaos-celery: .venv/.dev  ## the same load and faults against plain Celery; SEED
 
 soak: .venv/.dev  ## one worker, many renders, flat memory; RENDERS=
 	$(BIN)/python -m tests.chaos.soak $(call option,RENDERS,renders)
+
+fuzz: .venv/.dev  ## thousands of requests that nobody foresaw; CASES= MINUTES=
+	$(BIN)/python -m tests.fuzz $(call option,CASES,cases) $(call option,MINUTES,minutes)
 
 gpu: .venv/.dev  ## the tests that need a GPU
 	$(BIN)/python -m pytest -m gpu $(T)

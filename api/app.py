@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,32 @@ from api.auth import read_keys
 from api.drain import Drain, LastAnswer
 from api.errors import Problem, add_schema, problem_of, respond
 from api.farm import Farm, answers, remembered
+from api.fetching import Fetcher
+from api.live import Deaf, Live
 from api.middleware import BodyLimit, RequestLog
-from api.routes import admin, files, get, jobs, models, ops, workers
+from api.openapi import complete
+from api.reference import add_reference
+from api.routes import (
+    admin,
+    events,
+    files,
+    get,
+    index,
+    inputs,
+    jobs,
+    methods_at,
+    models,
+    openai,
+    ops,
+    queue,
+    sdapi,
+    txt2img,
+    verify,
+    webhooks,
+    workers,
+)  # fmt: skip
 from api.routes import results as result_routes
+from api.watch import Watch
 from shared.errors import FarmError
 from shared.metrics import ApiMetrics, StoreCollector
 from shared.models import Catalog
@@ -27,10 +51,12 @@ from shared.results.port import ResultStore
 from shared.settings import Settings
 from shared.signing import Signer
 from shared.store.port import JobStore
+from shared.webhooks import trusted_hosts
 
 WEB = Path(__file__).parent / "web"
 STORAGE_CHECK_S = 5.0
 STORE_CHECK_S = 30.0
+WORKERS_S = 1.0
 _PAGE = {
     "Cache-Control": "no-cache",
     "Content-Security-Policy": (
@@ -47,8 +73,12 @@ def create_app(
     results: ResultStore,
     catalog: Catalog,
     registry: CollectorRegistry | None = None,
+    open_live: Callable[[], Live] = Deaf,
 ) -> FastAPI:
-    """The API over these parts. Connects to nothing. Raises SettingsError for bad keys."""
+    """The API over these parts. Connects to nothing. Raises SettingsError for bad keys or hosts.
+
+    `open_live`: where those who wait hear of their jobs; without it they only ask the store.
+    """
     registry = registry or CollectorRegistry()
     registry.register(StoreCollector(store))
     app = FastAPI(
@@ -56,6 +86,7 @@ def create_app(
         version=_version(),
         description=_ABOUT,
         redirect_slashes=False,
+        docs_url=None,  # api.reference serves it without another's server
         redoc_url=None,
     )
     app.state.farm = Farm(
@@ -63,6 +94,8 @@ def create_app(
         store=store,
         results=results,
         catalog=catalog,
+        hosts=trusted_hosts(settings),
+        fetcher=Fetcher.of(settings),
         keys=read_keys(settings),
         signer=Signer(settings, store),
         registry=registry,
@@ -71,6 +104,8 @@ def create_app(
         storage_answers=remembered(lambda: answers(results.check), STORAGE_CHECK_S),
         store_faults=remembered(store.faults, STORE_CHECK_S),
         drain=Drain(settings.api_drain_s),
+        workers=remembered(store.workers, WORKERS_S),
+        watch=Watch(store, open_live),
     )
     _add_routes(app)
     for kind in (HTTPException, RequestValidationError, FarmError, Problem):
@@ -82,16 +117,25 @@ def create_app(
 
 
 def _add_routes(app: FastAPI) -> None:
-    for router in (jobs.router, result_routes.router, files.router, models.router):
+    for router in (
+        jobs.router, index.router, verify.router, queue.router, events.router, result_routes.router,
+        files.router, models.router, inputs.router, webhooks.router,
+    ):  # fmt: skip
         app.include_router(router)
         app.include_router(router, prefix="/v1", include_in_schema=False)
+    for router in (openai.router, txt2img.router):
+        app.include_router(router, include_in_schema=False)
+        app.include_router(router, prefix="/v1")
+    app.include_router(openai.azure)
+    app.include_router(sdapi.router)
     app.include_router(ops.router)
     app.include_router(admin.router)
     app.include_router(workers.router)
     app.mount("/web", _Assets(directory=WEB))
     get(app.router, "/", include_in_schema=False)(_page)
+    add_reference(app)
     described = app.openapi
-    app.openapi = lambda: add_schema(described())  # type: ignore[method-assign]
+    app.openapi = lambda: complete(add_schema(described()))  # type: ignore[method-assign]
 
 
 class _Assets(StaticFiles):
@@ -106,6 +150,9 @@ def _page() -> FileResponse:
 
 
 async def _answer(request: Request, error: Exception) -> Response:
+    if isinstance(error, HTTPException) and error.status_code == 405:
+        methods = methods_at(request.app.routes, request.url.path)
+        error.headers = {"Allow": ", ".join(methods)} if methods else error.headers
     return respond(request, problem_of(error))
 
 
@@ -119,6 +166,6 @@ def _version() -> str:
 _ABOUT = """\
 Order images of Stable Diffusion 3.5, look at the job, fetch the pictures.
 
-Everything under `/jobs`, `/files` and `/models` answers under `/v1` too.
+Everything under `/jobs`, `/inputs`, `/files` and `/models` answers under `/v1` too.
 Every fault is `application/problem+json`; `GET /errors` lists the codes.
 """

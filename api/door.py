@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import secrets
+from dataclasses import replace
 from typing import TypeVar
 
 from ulid import ULID
 
 from api.auth import Owner
+from api.inputs import NOTHING, Given
 from api.schemas import NewJob
-from shared.errors import JobFinished, JobNotFinished
+from api.webhooks import webhook_of
+from shared.errors import InvalidOrder, JobFinished, JobNotFinished
 from shared.fingerprint import fingerprint
-from shared.jobs import RECORD_VERSION, SEEDS, Job, JobStatus, RenderSpec, image_seed
+from shared.jobs import (
+    RECORD_VERSION,
+    SEEDS,
+    Job,
+    JobImage,
+    JobStatus,
+    RenderSpec,
+    StoredResult,
+    image_seed,
+)
 from shared.models import ModelEntry
 from shared.store.values import (
     Order,
     Submission,
 )
 
+STRENGTH = 0.6
 Number = TypeVar("Number", int, float)
 
 
@@ -28,16 +41,22 @@ def admit(
     *,
     now: float,
     idempotency: tuple[str, str] | None = None,
+    given: Given = NOTHING,
+    base: str = "",
 ) -> Submission:
-    """A job of `order.n` renders; `now` in unix seconds."""
-    spec = resolve(order, entry)
+    """A job of `order.n` renders; `now` in unix seconds; `given` are its input pictures.
+
+    `base` is how the client spells the farm's own URL.
+    """
+    spec = resolve(order, entry, given)
     job = Job(
         id=f"job_{ULID()}",
         owner=owner.name,
-        input=_input(order, spec),
+        input=_input(order, spec, given),
         cache=order.cache,
         priority=order.priority,
         metadata=order.metadata,
+        webhook=webhook_of(order.webhook, base),
         created_at=now,
         deadline_at=None if order.deadline_s is None else now + order.deadline_s,
     )
@@ -69,25 +88,68 @@ def again(
             "version": RECORD_VERSION,
         }
     )
+    if old.verifies:  # its pictures must be those of the entry as it was
+        orders = [_same(image, entry, image.render.against) for image in old.images]
+        return Submission(job, orders, idempotency)
     today = {"model": entry.id, "model_digest": entry.digest}
     specs = (image.render.spec.model_copy(update=today) for image in old.images)
     return Submission(job, [_order(spec, entry) for spec in specs], idempotency)
 
 
-def resolve(order: NewJob, entry: ModelEntry) -> RenderSpec:
+def verification(
+    old: Job,
+    image: JobImage,
+    stored: StoredResult,
+    entry: ModelEntry,
+    *,
+    now: float,
+    idempotency: tuple[str, str] | None = None,
+) -> Submission:
+    """One image of a job once more, for its owner, to be compared with its stored picture.
+
+    Raises InvalidOrder if its model is not what it was: other pixels would prove nothing.
+    """
+    job = Job(
+        id=f"job_{ULID()}",
+        owner=old.owner,
+        input=old.input | {"n": 1, "seed": image.render.spec.seed},
+        cache="bypass",
+        priority=old.priority,
+        metadata=old.metadata,
+        verifies=old.id,
+        created_at=now,
+    )
+    return Submission(job, [_same(image, entry, stored)], idempotency)
+
+
+def _same(image: JobImage, entry: ModelEntry, against: StoredResult | None) -> Order:
+    spec = image.render.spec
+    if spec.model_digest != entry.digest:
+        message = "the model has changed since this picture was rendered"
+        raise InvalidOrder("unsupported_for_model", message, "model")
+    return replace(_order(spec, entry), against=against)
+
+
+def resolve(order: NewJob, entry: ModelEntry, given: Given = NOTHING) -> RenderSpec:
     """What decides the pixels of image 0: the order's word, else the model entry's."""
     drawn = order.seed is None or order.seed < 0
+    width, height = entry.width, entry.height
+    if given.init and order.width is None and order.height is None:
+        width, height = entry.size_like(given.init.width, given.init.height)
     return RenderSpec(
         model=entry.id,
         model_digest=entry.digest,
         prompt=order.prompt,
         negative_prompt=order.negative_prompt,
-        width=_either(order.width, entry.width),
-        height=_either(order.height, entry.height),
+        width=_either(order.width, width),
+        height=_either(order.height, height),
         steps=_either(order.steps, entry.steps),
         guidance_scale=_either(order.guidance_scale, entry.guidance_scale),
         shift=_either(order.shift, entry.shift),
         seed=secrets.randbelow(SEEDS) if drawn else order.seed or 0,
+        init_image_sha256=given.init.sha256 if given.init else None,
+        mask_image_sha256=given.mask.sha256 if given.mask else None,
+        strength=_either(order.strength, STRENGTH) if given.init else None,
     )
 
 
@@ -99,13 +161,13 @@ def _order(spec: RenderSpec, entry: ModelEntry) -> Order:
     cost_s = entry.predict_seconds(
         width=spec.width,
         height=spec.height,
-        steps=spec.steps,
+        steps=spec.steps_to_run,
         guidance_scale=spec.guidance_scale,
     )
     return Order(str(ULID()), fingerprint(spec), spec, cost_s)
 
 
-def _input(order: NewJob, spec: RenderSpec) -> dict[str, object]:
+def _input(order: NewJob, spec: RenderSpec, given: Given) -> dict[str, object]:
     return {
         "model": spec.model,
         "prompt": spec.prompt,
@@ -118,10 +180,10 @@ def _input(order: NewJob, spec: RenderSpec) -> dict[str, object]:
         "guidance_scale": spec.guidance_scale,
         "shift": spec.shift,
         "loras": [],
-        "init_image": None,
-        "mask_image": None,
-        "strength": None,
+        "init_image": given.init.shown() if given.init else None,
+        "mask_image": given.mask.shown() if given.mask else None,
+        "strength": spec.strength,
         "output_format": order.output_format,
         "output_compression": order.output_compression,
-        "partial_images": 0,
+        "partial_images": order.partial_images,
     }

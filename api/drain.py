@@ -45,22 +45,33 @@ class Drain:
     def refuse_orders(self) -> None:
         """Raises Problem `draining` while the process is leaving."""
         if self.begun:
-            detail = "this process of the farm is leaving; send the order again"
-            raise Problem(503, "draining", detail, headers={"Retry-After": str(RETRY_S)})
+            raise leaving()
+
+
+def leaving() -> Problem:
+    """The answer to an order that another process may still take."""
+    detail = "this process of the farm is leaving; send the order again"
+    return Problem(503, "draining", detail, headers={"Retry-After": str(RETRY_S)})
 
 
 class DrainingServer(uvicorn.Server):
     """uvicorn that drains at the first signal; the second ends the wait, the third all waiting."""
 
-    def __init__(self, config: uvicorn.Config, drain: Drain) -> None:
+    def __init__(
+        self, config: uvicorn.Config, drain: Drain, leave: Callable[[], None] = lambda: None
+    ) -> None:
+        """`leave` ends all waiting; it is called in the event loop when the drain is over."""
         super().__init__(config)
         self._drain = drain
+        self._leave = leave
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.force_exit = self._drain.over
         self._drain.begin()
 
     async def on_tick(self, counter: int) -> bool:
+        if self._drain.over:
+            self._leave()
         return await super().on_tick(counter) or self._drain.over
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
@@ -19,6 +20,7 @@ from api.codes import CODES, kind_of
 from shared import errors
 
 CHALLENGE = {"WWW-Authenticate": "Bearer"}  # every 401 says how to answer it
+_PLAIN = "".join(chr(code) for code in range(32, 127) if chr(code) != "%")
 MOST_FAULTS = 32  # an order of a million unknown fields gets a short answer
 
 
@@ -116,8 +118,15 @@ def _http(error: HTTPException) -> Problem:
 
 def respond(request: Request, problem: Problem) -> JSONResponse:
     """The problem as a response, naming the request and, where one is known, the job."""
+    request.state.code = problem.code
+    body, headers = problem_body(request, problem), dict(problem.headers)
+    if getattr(request.state, "tells_errors", False):  # a dialect whose clients read no body
+        headers["X-Error-Message"] = quote(problem.detail[:500], safe=_PLAIN)
+    return JSONResponse(body, problem.status, headers, "application/problem+json")
+
+
+def problem_body(request: Request, problem: Problem) -> dict[str, Any]:
     state = request.state
-    state.code = problem.code
     body: dict[str, Any] = {
         "type": f"/errors#{problem.code}",
         "title": kind_of(problem.code).title,
@@ -136,7 +145,7 @@ def respond(request: Request, problem: Problem) -> JSONResponse:
         body["job_id"] = job_id
     if problem.faults:
         body["errors"] = [fault.shown() for fault in problem.faults]
-    return JSONResponse(body, problem.status, problem.headers, "application/problem+json")
+    return body
 
 
 def responses(*codes: str) -> dict[int | str, dict[str, Any]]:
@@ -146,9 +155,10 @@ def responses(*codes: str) -> dict[int | str, dict[str, Any]]:
         for status in CODES[code].statuses:
             entry = described.setdefault(status, {"description": "", "content": _CONTENT})
             entry["description"] = " ".join([entry["description"], f"`{code}`"]).strip()
-    return described | {"default": {"description": "Any other fault", "content": _CONTENT}}
+    return described | {"default": {"description": _ANYWHERE, "content": _CONTENT}}
 
 
+_ANYWHERE = "Any other fault, such as `method_not_allowed` or `internal_error`"
 _CONTENT = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
 
 

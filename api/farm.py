@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -14,7 +14,9 @@ from ulid import ULID
 
 from api.auth import Keys, Owner
 from api.drain import Drain
+from api.fetching import Fetcher
 from api.links import links
+from api.watch import Watch
 from shared.errors import JobGone, JobNotFound, Unavailable
 from shared.jobs import Job
 from shared.links import Links
@@ -23,12 +25,13 @@ from shared.models import Catalog
 from shared.results.port import ResultStore
 from shared.settings import Settings
 from shared.signing import Signer
+from shared.ssrf import Hosts
 from shared.store.port import JobStore
-from shared.store.values import StoreFault
+from shared.store.values import StoreFault, WorkerStatus
 
 T = TypeVar("T")
 
-_JOB_ID = re.compile(r"job_[0-7][0-9A-HJKMNP-TV-Z]{25}")
+JOB_ID = re.compile(r"job_[0-7][0-9A-HJKMNP-TV-Z]{25}")
 
 
 @dataclass(slots=True, frozen=True)
@@ -37,6 +40,8 @@ class Farm:
     store: JobStore
     results: ResultStore
     catalog: Catalog
+    hosts: Hosts  # whom webhooks may reach besides the public internet
+    fetcher: Fetcher
     keys: Keys
     signer: Signer
     registry: CollectorRegistry
@@ -45,6 +50,8 @@ class Farm:
     storage_answers: Callable[[], bool]
     store_faults: Callable[[], tuple[StoreFault, ...]]
     drain: Drain
+    workers: Callable[[], Sequence[WorkerStatus]]  # as of a second ago at most
+    watch: Watch
 
     def links(self, request: Request) -> Links:
         return links(request, self.settings, self.signer)
@@ -68,7 +75,7 @@ class Farm:
 
 def _age_s(job_id: str) -> float:
     """How long ago the id was made: a ULID tells. What is no id of ours is 0 s old."""
-    if not _JOB_ID.fullmatch(job_id):
+    if not JOB_ID.fullmatch(job_id):
         return 0.0
     return time.time() - ULID.from_str(job_id.removeprefix("job_")).timestamp
 

@@ -11,6 +11,7 @@ import uvicorn
 from api.app import create_app
 from api.auth import refuse_open_door
 from api.drain import DrainingServer
+from api.live import RedisLive
 from shared import logs
 from shared.models import load_catalog
 from shared.results import open_results
@@ -36,6 +37,7 @@ def build(settings: Settings) -> FastAPI:
         open_store(settings),
         open_results(settings),
         load_catalog(settings.models_file, settings.default_model),
+        open_live=lambda: RedisLive(settings.redis_address),
     )
 
 
@@ -59,7 +61,7 @@ def serve(settings: Settings) -> None:
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=GRACE_S,
     )
-    DrainingServer(config, farm.drain).run()
+    DrainingServer(config, farm.drain, farm.watch.leave).run()
 
 
 def __getattr__(name: str) -> FastAPI:

@@ -30,29 +30,50 @@ def picture(
 
     Raises Problem 410 and 416, ResultsUnavailable.
     """
-    etag = f'"{stored.sha256}"'
-    compression, seed = job.input["output_compression"], image.render.spec.seed
-    name = f"{job.id}-{image.index}-{seed}"
-    if kind != "png":
-        etag = f'"{stored.sha256}-{kind}-{compression}"'
-    headers |= {
-        "ETag": etag,
-        "Accept-Ranges": "bytes",
-        "Seed": str(seed),
-        "Content-Disposition": f'inline; filename="{name}.{EXTENSIONS[kind]}"',
-    }
-    if unchanged(request.headers, etag):
+    headers |= {**described(job, image, stored, kind), "Accept-Ranges": "bytes"}
+    if unchanged(request.headers, headers["ETag"]):
         return Response(status_code=304, headers=headers)
     if kind == "png":
         return _master(request, farm, image, stored, headers)
-    data = images.convert(whole(farm, image, stored), kind, compression)
+    data = images.convert(whole(farm, image, stored), kind, job.input["output_compression"])
     span, status = _span(request, len(data), headers)
     return Response(data[slice(*span)], status, headers, CONTENT_TYPES[kind])
+
+
+def described(job: Job, image: JobImage, stored: StoredResult, kind: Format) -> dict[str, str]:
+    """The headers of a picture, in whatever way it is sent."""
+    seed, etag = image.render.spec.seed, stored.sha256
+    if kind != "png":
+        etag += f"-{kind}-{job.input['output_compression']}"
+    name = f"{job.id}-{image.index}-{seed}.{EXTENSIONS[kind]}"
+    return {
+        "ETag": f'"{etag}"',
+        "Seed": str(seed),
+        "Content-Disposition": f'inline; filename="{name}"',
+    }
+
+
+def drawn(farm: Farm, job: Job, image: JobImage, kind: Format | None = None) -> bytes:
+    """A picture that is there, as `kind`, else as it was ordered.
+
+    Raises Problem 410, ResultsUnavailable.
+    """
+    if image.render.result is None:
+        raise Problem(410, "result_gone", "the picture is no longer stored")
+    png = whole(farm, image, image.render.result)
+    compression = job.input["output_compression"]
+    return images.convert(png, kind or job.input["output_format"], compression)
 
 
 def whole(farm: Farm, image: JobImage, stored: StoredResult) -> bytes:
     """The PNG master. Raises Problem 410, ResultsUnavailable."""
     return b"".join(_read(farm, image, stored, 0, stored.size_bytes))
+
+
+def look_for(farm: Farm, image: JobImage, stored: StoredResult) -> None:
+    """Nothing, if the picture is there. Raises ResultGone, ResultsUnavailable."""
+    for _ in _read(farm, image, stored, 0, 1):
+        break
 
 
 def _master(

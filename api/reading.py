@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
 from api.codes import CODES
@@ -15,7 +16,10 @@ from api.errors import MOST_FAULTS, Fault, Problem, refuse
 from api.schemas import ALIASES, SIZE, Limits, NewJob
 from shared.fingerprint import encode
 
+M = TypeVar("M", bound=BaseModel)
+
 _CODES = {"missing": "missing_field", "extra_forbidden": "unknown_field"}
+_IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,255}")
 _SIDES = ("width", "height")
 
 
@@ -27,9 +31,9 @@ async def json_body(request: Request) -> bytes:
     return await request.body()
 
 
-def parse(body: bytes, limits: Limits) -> NewJob:
-    """Raises Problem 400 with all faults."""
-    return read(json_object(body), limits)
+def parse(body: bytes | dict[str, Any], limits: Limits) -> NewJob:
+    """From JSON, or from fields already read. Raises Problem 400 with all faults."""
+    return read(json_object(body) if isinstance(body, bytes) else body, limits)
 
 
 def read(
@@ -90,9 +94,32 @@ def digest(order: NewJob) -> str:
     return hashlib.sha256(encode(said)).hexdigest()
 
 
+def read_small(kind: type[M], body: bytes) -> M:
+    """A body that may be left out. Raises Problem 400 with all faults."""
+    given = json_object(body) if body.strip() else {}
+    try:
+        return kind.model_validate({k: v for k, v in given.items() if v is not None})
+    except ValidationError as error:
+        wrong = error.errors(include_url=False, include_context=False, include_input=False)
+        raise refuse([_fault(one, {}) for one in wrong]) from None
+
+
+def digest_verify(job_id: str, index: int) -> str:
+    """What `digest` is to an order."""
+    return hashlib.sha256(encode({"verifies": job_id, "index": index})).hexdigest()
+
+
 def digest_retry(job_id: str) -> str:
     """What `digest` is to an order: two retries of one job under one key are the same."""
     return hashlib.sha256(encode({"retries": job_id})).hexdigest()
+
+
+def key_of(given: str) -> str:
+    """An `Idempotency-Key`. Raises Problem 400."""
+    if not _IDEMPOTENCY_KEY.fullmatch(given):
+        detail = "Idempotency-Key must be 1 to 255 visible ASCII characters"
+        raise Problem(400, "invalid_idempotency_key", detail, "Idempotency-Key")
+    return given
 
 
 def json_object(body: bytes) -> dict[str, Any]:

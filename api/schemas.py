@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -16,9 +16,12 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from api.references import ImageField
+from api.webhooks import NewWebhook
 from shared.errors import InvalidOrder
 from shared.jobs import SEEDS
-from shared.models import SIDE_MULTIPLE_PX, Catalog, ModelEntry
+from shared.models import SIDE_MULTIPLE_PX, Catalog, Mode, ModelEntry
+from shared.ssrf import Hosts
 
 ALIASES = {"num_inference_steps": "steps", "cfg_scale": "guidance_scale"}
 MOST_PAIRS = 16  # of metadata
@@ -36,6 +39,8 @@ class Limits:
 
     catalog: Catalog
     max_n: int
+    blank_prompt: bool = False  # a dialect where a picture says enough
+    hosts: Hosts = field(default_factory=Hosts)  # open to webhooks though not public
 
 
 class NewJob(BaseModel):
@@ -45,7 +50,7 @@ class NewJob(BaseModel):
 
     # First: the limits of the fields below are the model's.
     model: str | None = Field(None, description="Id or alias in `GET /models`")
-    prompt: Text = Field(min_length=1, description="Not blank")
+    prompt: Text = Field(description="Not blank", json_schema_extra={"minLength": 1})
     negative_prompt: Text = Field("", description="What should not be seen; needs guidance")
     width: int | None = Field(None, description="px, a multiple of 16 inside the model's limits")
     height: int | None = Field(None, validate_default=True, description="As `width`")
@@ -58,6 +63,9 @@ class NewJob(BaseModel):
     shift: float | None = Field(None, gt=0, le=20, description="The scheduler's shift")
     output_format: Literal["png", "webp", "jpeg"] = "png"
     output_compression: int = Field(100, ge=0, le=100, description="Quality of WebP and JPEG")
+    partial_images: int = Field(
+        0, ge=0, le=3, description="Most previews of each image, told in its event stream"
+    )
     cache: Literal["use", "bypass"] = Field("use", description="`bypass` renders again")
     priority: Literal["high", "normal", "low"] = "normal"
     deadline_s: float | None = Field(
@@ -65,13 +73,17 @@ class NewJob(BaseModel):
     )
     metadata: dict[MetadataKey, MetadataValue] = Field(default={}, max_length=MOST_PAIRS)
 
+    init_image: ImageField = Field(None, description="Start from this picture")
+    mask_image: ImageField = Field(
+        None, description="White is repainted, black kept; as large as `init_image`"
+    )
+    strength: float | None = Field(
+        None, gt=0, le=1, description="How much of the steps is run on `init_image`; default 0.6"
+    )
+
     # Known names that this version refuses, so that nobody gets half an order.
     loras: list[Any] = Field(default=[], description="Only `[]` in this version")
-    partial_images: int = Field(0, ge=0, le=3, description="Only 0 in this version")
-    init_image: Any = Field(None, description="Not available in this version")
-    mask_image: Any = Field(None, description="Not available in this version")
-    strength: Any = Field(None, description="Not available in this version")
-    webhook: Any = Field(None, description="Not available in this version")
+    webhook: NewWebhook | None = Field(None, description="Whom to tell how the job ends")
 
     @field_validator("model")
     @classmethod
@@ -85,8 +97,8 @@ class NewJob(BaseModel):
 
     @field_validator("prompt")
     @classmethod
-    def _not_blank(cls, prompt: str) -> str:
-        if not prompt.strip():
+    def _not_blank(cls, prompt: str, info: ValidationInfo) -> str:
+        if not prompt.strip() and not _limits(info).blank_prompt:
             raise PydanticCustomError("invalid_value", "must not be blank")
         return prompt
 
@@ -140,17 +152,31 @@ class NewJob(BaseModel):
             raise PydanticCustomError("invalid_value", "at most {most} pairs", {"most": MOST_PAIRS})
         return pairs
 
-    @field_validator("loras", "partial_images")
+    @field_validator("loras")
     @classmethod
     def _none_of_it(cls, value: Any) -> Any:
         if value:
             raise _UNSUPPORTED
         return value
 
-    @field_validator("init_image", "mask_image", "strength", "webhook")
+    @field_validator("mask_image", "strength")
     @classmethod
-    def _absent(cls, value: Any) -> Any:
-        raise _UNSUPPORTED
+    def _on_a_picture(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is not None and info.data.get("init_image", ...) is None:
+            raise PydanticCustomError("invalid_value", "needs init_image")
+        return value
+
+    @field_validator("init_image", "mask_image")
+    @classmethod
+    def _in_a_mode(cls, picture: Any, info: ValidationInfo) -> Any:
+        mode: Mode = "img2img" if info.field_name == "init_image" else "inpaint"
+        entry = _entry(info)
+        if entry and picture is not None and mode not in entry.modes:
+            told = "{model} does not do {mode}"
+            raise PydanticCustomError(
+                "unsupported_for_model", told, {"model": entry.id, "mode": mode}
+            )
+        return picture
 
 
 def _limits(info: ValidationInfo) -> Limits:
@@ -191,4 +217,13 @@ def schema() -> dict[str, Any]:
     fields = document["properties"]
     fields |= {alias: fields[name] for alias, name in ALIASES.items()}
     fields["size"] = {"type": "string", "pattern": SIZE.pattern, "examples": ["1024x768"]}
+    return document
+
+
+def form_schema() -> dict[str, Any]:
+    """The same as a form: the pictures may be files, and a part `job` may hold the rest as JSON."""
+    document = schema()
+    file = {"type": "string", "format": "binary"}
+    document["properties"] |= {"init_image": file, "mask_image": file}
+    document["properties"]["job"] = {"type": "string", "contentMediaType": "application/json"}
     return document

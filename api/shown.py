@@ -12,18 +12,14 @@ from fastapi.responses import Response
 from api.farm import Farm
 from api.negotiation import unchanged
 from shared.answers import JobView
+from shared.eta import Crew
 from shared.jobs import Job
 from shared.views import job_view
 
 
 def shown(request: Request, farm: Farm, job: Job, status: int, headers: dict[str, str]) -> Response:
     """The Job, with a weak ETag of its body; 304 where the client has just this."""
-    view = job_view(
-        job,
-        farm.links(request),
-        now=time.time(),
-        retention_s=farm.settings.job_retention_s,
-    )
+    view = seen(request, farm, job)
     body = view.model_dump_json().encode()
     headers["ETag"] = f'W/"{hashlib.sha256(body).hexdigest()[:32]}"'
     if not view.done:
@@ -31,6 +27,23 @@ def shown(request: Request, farm: Farm, job: Job, status: int, headers: dict[str
     if request.method != "POST" and status == 200 and unchanged(request.headers, headers["ETag"]):
         return Response(status_code=304, headers=headers)
     return Response(body, status, headers, "application/json")
+
+
+def seen(request: Request, farm: Farm, job: Job) -> JobView:
+    """The job as it is now. Raises StoreUnavailable."""
+    return job_view(
+        job,
+        farm.links(request),
+        now=time.time(),
+        retention_s=farm.settings.job_retention_s,
+        crew=crew_of(farm, job),
+    )
+
+
+def crew_of(farm: Farm, job: Job) -> Crew:
+    """The workers that a job with queued images waits for. Raises StoreUnavailable."""
+    waiting = [image.render.pool for image in job.images if image.position is not None]
+    return Crew.of(waiting[0], farm.workers()) if waiting else Crew()
 
 
 def retry_after_s(view: JobView) -> int:

@@ -10,11 +10,21 @@ import click
 from shared.errors import FarmError, InvalidOrder, SettingsError
 from shared.settings import load_settings
 
-# Each command is an object of its own name in this module.
+# Each command is an object of its own name in this module, `dry-run` is `dry_run`.
 COMMANDS = {
     "up": "cli.up",
     "render": "cli.render",
+    "submit": "cli.submit",
+    "dry-run": "cli.dry_run",
+    "status": "cli.status",
+    "wait": "cli.wait",
+    "result": "cli.result",
+    "events": "cli.events",
+    "list": "cli.list",
+    "cancel": "cli.cancel",
     "retry": "cli.retry",
+    "queue": "cli.queue",
+    "webhooks": "cli.webhooks",
     "poison": "cli.poison",
     "gc": "cli.gc",
     "workers": "cli.workers",
@@ -35,7 +45,7 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        command: click.Command = getattr(import_module(COMMANDS[name]), name)
+        command: click.Command = getattr(import_module(COMMANDS[name]), name.replace("-", "_"))
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -72,7 +82,8 @@ def main(debug: bool) -> None:
     \b
     Example:
       renderfarm up                                # a whole farm on this machine
-      renderfarm render "a lighthouse at dusk"     # order a picture from it
+      renderfarm render "a lighthouse at dusk"     # order a picture from it, wait, save it
+      renderfarm submit "a lighthouse at dusk"     # order it and go; see `list`, `wait`, `result`
     """
 
 

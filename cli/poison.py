@@ -8,10 +8,9 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from cli.answers import Poison
-from cli.client import FarmClient
 from cli.options import farm_options
 from cli.screen import plain
+from renderfarm_client import Client, Poison
 
 
 @click.group()
@@ -22,15 +21,14 @@ def poison() -> None:
 @poison.command("list")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document instead of a table.")
 @farm_options
-def list_poison(as_json: bool, url: str, key: str | None) -> None:
+def list_poison(farm: Client, as_json: bool) -> None:
     """Show every render on the list, the oldest first.
 
     \b
     Example:
       renderfarm poison list --json
     """
-    with FarmClient(url, key) as client:
-        found = client.poison()
+    found = farm.poison()
     if as_json:
         click.echo(json.dumps([each.model_dump() for each in found], indent=2))
     elif found:
@@ -42,7 +40,7 @@ def list_poison(as_json: bool, url: str, key: str | None) -> None:
 @poison.command("retry")
 @click.argument("render")
 @farm_options
-def retry_poison(render: str, url: str, key: str | None) -> None:
+def retry_poison(farm: Client, render: str) -> None:
     """Retry every job that failed with RENDER, then drop it from the list.
 
     Prints the new jobs.
@@ -51,23 +49,21 @@ def retry_poison(render: str, url: str, key: str | None) -> None:
     Example:
       renderfarm poison retry 01JD8QZ4M3N5P7R9S1T3V5W7X9
     """
-    with FarmClient(url, key) as client:
-        for job in client.retry_poison(render):
-            click.echo(f"{job.id}\t{client.url}/jobs/{job.id}")
+    for job in farm.retry_poison(render):
+        click.echo(f"{job.id}\t{farm.url}/jobs/{job.id}")
 
 
 @poison.command("drop")
 @click.argument("render")
 @farm_options
-def drop_poison(render: str, url: str, key: str | None) -> None:
+def drop_poison(farm: Client, render: str) -> None:
     """Take RENDER off the list. Its jobs stay failed.
 
     \b
     Example:
       renderfarm poison drop 01JD8QZ4M3N5P7R9S1T3V5W7X9
     """
-    with FarmClient(url, key) as client:
-        client.drop_poison(render)
+    farm.drop_poison(render)
 
 
 def _table(found: tuple[Poison, ...]) -> Table:

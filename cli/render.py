@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -15,20 +13,12 @@ from typing import Any
 
 import click
 
-from cli.answers import Image, Job
-from cli.client import FarmClient
-from cli.options import farm_options
+from cli.options import WAITING_PATIENCE_S, farm_options
+from cli.orders import order_options, orders
 from cli.screen import JobScreen
+from renderfarm_client import Client, Image, Job, JobEnded, RenderFarmError, StillRunning
+from renderfarm_client.pictures import name, write
 from shared.errors import FarmError
-from shared.jobs import JobStatus, RenderState
-
-SUFFIX = {"png": "png", "webp": "webp", "jpeg": "jpg"}
-
-
-class JobEnded(FarmError):
-    """The job ended without all of its pictures."""
-
-    exit_code = 1
 
 
 class TooSlow(FarmError):
@@ -38,19 +28,7 @@ class TooSlow(FarmError):
 
 
 @click.command()
-@click.argument("prompt")
-@click.option("--negative", "negative_prompt", help="What the picture should not show.")
-@click.option("-n", "n", type=click.IntRange(1), default=1, show_default=True, help="Images.")
-@click.option("--seed", type=int, help="Image k has seed + k.  [default: drawn]")
-@click.option("--size", metavar="WxH", help="Pixels, such as 1024x768.  [default: the model's]")
-@click.option("--steps", type=int, help="Denoising steps.  [default: the model's]")
-@click.option("--guidance", "guidance_scale", type=float, help="CFG.  [default: the model's]")
-@click.option("--model", help="A model of `GET /models`.  [default: the farm's]")
-@click.option(
-    "--format", "output_format", type=click.Choice(list(SUFFIX)), default="png", show_default=True
-)
-@click.option("--priority", type=click.Choice(["high", "normal", "low"]), help="[default: normal]")
-@click.option("--no-cache", is_flag=True, help="Render again what was rendered before.")
+@order_options
 @click.option(
     "-o", "--out", type=click.Path(file_okay=False, path_type=Path), default=Path("out"),
     show_default=True, help="Folder for the pictures.",
@@ -59,20 +37,20 @@ class TooSlow(FarmError):
 @click.option(
     "--timeout", "timeout_s", type=float, help="Wait so many seconds.  [default: for ever]"
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each job.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress, no remarks.")
 def render(
-    out: Path, url: str, key: str | None, timeout_s: float | None, as_json: bool, quiet: bool,
-    no_cache: bool, **fields: Any,
-) -> None:  # fmt: skip
+    farm: Client, out: Path, timeout_s: float | None, as_json: bool, quiet: bool, **fields: Any
+) -> None:
     """Order PROMPT from a farm, wait, and save the pictures.
 
     Prints one line for each picture: its path, its seed, and `cached` if it was rendered before.
-    Ctrl-C cancels the job.
+    PROMPT of `-`: one job for each line of stdin. Ctrl-C cancels what is not done.
 
     \b
     Example:
       renderfarm render "a lighthouse at dusk" --seed 42 --steps 12 -n 2 -o out/
+      renderfarm render - --steps 20 < prompts.txt
     \b
     Exit codes:
       0    all pictures are saved
@@ -82,17 +60,19 @@ def render(
       4    --timeout is over; the job goes on
       130  Ctrl-C
     """
-    order = {name: value for name, value in fields.items() if value is not None}
-    order |= {"cache": "bypass"} if no_cache else {}
-    take = Take(out, SUFFIX[order["output_format"]], as_json)
     give_up_at = time.monotonic() + timeout_s if timeout_s is not None else float("inf")
-    with FarmClient(url, key) as client, JobScreen(quiet) as screen:
-        job = client.submit(order, idempotency_key=str(uuid.uuid4()))
-        with canceling(client, job):
-            if not quiet:
-                _remark(client, job, screen)
-            job = follow(client, job, take, screen, give_up_at)
-    _judge(job)
+    jobs: list[Job] = []
+    with canceling(farm, jobs), JobScreen(quiet) as screen:
+        for order in orders(**fields):
+            jobs.append(farm.submit(order))
+        farm.patience_s = WAITING_PATIENCE_S
+        if not quiet:
+            _remark(farm, jobs[0], screen)
+        for place, job in enumerate(jobs):
+            jobs[place] = follow(farm, job, Take(out, as_json), screen, give_up_at)
+    for job in jobs:
+        if job.status != "succeeded":
+            raise JobEnded(job)
 
 
 @dataclass(slots=True)
@@ -100,93 +80,69 @@ class Take:
     """What is brought home: pictures on disk, their lines on stdout."""
 
     folder: Path
-    suffix: str
     as_json: bool
     paths: dict[int, Path] = field(default_factory=dict)
 
-    def collect(self, client: FarmClient, job: Job) -> None:
+    def collect(self, farm: Client, job: Job) -> None:
         """Save the pictures that are finished and not yet here."""
         for image in job.images:
-            if (
-                image.url
-                and image.status is RenderState.succeeded
-                and image.index not in self.paths
-            ):
-                path = self.folder / f"{job.id}-{image.index}-{image.seed}.{self.suffix}"
-                save(path, client.download(image.url))
+            if image.url and image.status == "succeeded" and image.index not in self.paths:
+                path = self.folder / name(job, image)
+                save(path, farm.picture(image))
                 self.paths[image.index] = path
                 if not self.as_json:
                     click.echo(f"{path}\tseed {image.seed}" + "\tcached" * image.cached)
 
     def report(self, job: Job) -> None:
         if self.as_json:
-            shown = {"job": job.id, **job.model_dump(mode="json", include={"status", "cached"})}
+            shown = {"job": job.id, "status": job.status, "cached": job.cached}
             shown["images"] = [self._entry(image) for image in job.images]
             shown["error"] = job.error.model_dump() if job.error else None
             click.echo(json.dumps(shown))
 
     def _entry(self, image: Image) -> dict[str, Any]:
         path = self.paths.get(image.index)
-        fields = image.model_dump(
-            mode="json", include={"index", "seed", "status", "cached", "error"}
-        )
+        fields = image.model_dump(include={"index", "seed", "status", "cached", "error"})
         return fields | {"path": str(path) if path else None}
 
 
-def follow(client: FarmClient, job: Job, take: Take, screen: JobScreen, give_up_at: float) -> Job:
-    """Look until the job is done, saving pictures as they finish. Raises TooSlow, Unreachable."""
+def follow(farm: Client, job: Job, take: Take, screen: JobScreen, give_up_at: float) -> Job:
+    """Look until the job is done, saving pictures as they finish. Raises TooSlow."""
     try:
-        while True:
+        for job in farm.follow(job, give_up_at - time.monotonic()):  # noqa: B020 - the last one is the answer
             screen.show(job)
-            take.collect(client, job)
-            if job.done:
-                return job
-            left_s = give_up_at - time.monotonic()
-            if left_s <= 0:
-                raise TooSlow(
-                    f"{job.id} is still {job.status} and goes on; see {client.url}/jobs/{job.id}"
-                )
-            time.sleep(min(job.poll_s, left_s))
-            job = client.job(job.id)
+            take.collect(farm, job)
+    except StillRunning as error:
+        raise TooSlow(f"{error}; see {farm.url}/jobs/{job.id}") from error
     finally:
         take.report(job)
+    return job
 
 
 def save(path: Path, picture: bytes) -> None:
     """Write the whole file or none of it. Raises FarmError."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(picture)
-        part.replace(path)
+        write(path, picture)
     except OSError as error:
         raise FarmError(f"cannot save {path}: {error.strerror}") from error
-    finally:
-        with suppress(OSError):
-            part.unlink()
 
 
 @contextmanager
-def canceling(client: FarmClient, job: Job) -> Iterator[None]:
-    """Ctrl-C cancels the job and ends with code 130."""
+def canceling(farm: Client, jobs: list[Job]) -> Iterator[None]:
+    """Ctrl-C cancels the jobs that are not done, and ends with code 130."""
     try:
         yield
     except KeyboardInterrupt:
-        with suppress(FarmError):  # it may have finished
-            client.cancel(job.id)
-        click.echo(f"renderfarm: {job.id} canceled", err=True)
+        farm.patience_s = 2.0
+        for job in jobs:
+            if not job.done:
+                with suppress(RenderFarmError):  # it may have finished
+                    farm.cancel(job)
+                click.echo(f"renderfarm: {job.id} canceled", err=True)
         sys.exit(130)
 
 
-def _remark(client: FarmClient, job: Job, screen: JobScreen) -> None:
-    model = job.input.get("model", "")
-    with suppress(FarmError):  # a remark is not worth an error
-        if client.random_weights(model):
-            screen.say(f"model {model} has random weights: whatever it draws is noise")
-
-
-def _judge(job: Job) -> None:
-    if job.status is not JobStatus.succeeded:
-        ended = "was canceled" if job.status is JobStatus.canceled else job.status
-        why = f": {job.error.message} ({job.error.code})" if job.error else ""
-        raise JobEnded(f"{job.id} {ended}{why}")
+def _remark(farm: Client, job: Job, screen: JobScreen) -> None:
+    with suppress(RenderFarmError):  # a remark is not worth an error
+        if farm.model(job.input.get("model", "")).random_weights:
+            screen.say(f"model {job.input['model']} has random weights: whatever it draws is noise")

@@ -11,8 +11,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.spinner import Spinner
 from rich.text import Text
 
-from cli.answers import FarmStatus, Image, Job, LoadingStep, Worker
-from shared.jobs import RenderState
+from renderfarm_client import FarmStatus, Image, Job
+from renderfarm_client.records import LoadingStep, WorkerStatus
 
 
 def plain(*cells: str) -> list[Text]:
@@ -33,7 +33,12 @@ class JobScreen:
             TimeElapsedColumn(), console=self._console,
             disable=quiet or not self._console.is_terminal,
         )  # fmt: skip
-        self._tasks: dict[int, TaskID] = {}
+        self._tasks: dict[tuple[str, int], TaskID] = {}
+
+    @property
+    def seen(self) -> bool:
+        """Whether somebody looks at it."""
+        return not self._progress.disable
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -52,26 +57,22 @@ class JobScreen:
 
     def show(self, job: Job) -> None:
         for image in job.images:
-            if image.index not in self._tasks:
+            if (job.id, image.index) not in self._tasks:
                 name = f"image {image.index}, seed {image.seed}"
-                self._tasks[image.index] = self._progress.add_task(name, state="")
-            done = (
-                image.progress.steps
-                if image.status is RenderState.succeeded
-                else image.progress.step
-            )
+                self._tasks[job.id, image.index] = self._progress.add_task(name, state="")
+            done = image.progress.steps if image.status == "succeeded" else image.progress.step
             self._progress.update(
-                self._tasks[image.index], completed=done, total=image.progress.steps,
+                self._tasks[job.id, image.index], completed=done, total=image.progress.steps,
                 state=_state(image, job.queue_position),
             )  # fmt: skip
 
 
 def _state(image: Image, position: int | None) -> str:
-    if image.status is RenderState.queued and position is not None:
+    if image.status == "queued" and position is not None:
         return f"queued, {position} before it" if position else "queued, next"
-    if image.status is RenderState.running:
+    if image.status == "running":
         return f"step {image.progress.step} of {image.progress.steps}"
-    return "cached" if image.cached else str(image.status)
+    return "cached" if image.cached else image.status
 
 
 class FarmScreen:
@@ -131,7 +132,7 @@ def describe(status: FarmStatus | None, model: str) -> list[str]:
     return [f"worker {number}: {_reached(worker)}" for number, worker in enumerate(workers, 1)]
 
 
-def _reached(worker: Worker) -> str:
+def _reached(worker: WorkerStatus) -> str:
     if worker.error:
         return worker.error
     steps = (step for step in worker.steps if step.status not in ("waiting", "skipped"))

@@ -10,8 +10,6 @@ from typing import Self
 
 import click
 
-from cli.answers import FarmStatus
-from cli.client import FarmClient
 from cli.hints import base_url, how_to_use, program
 from cli.screen import FarmScreen
 from cli.settings import overridden
@@ -19,6 +17,7 @@ from deploy.children import Report
 from deploy.local import LocalFarm, Server, bindable
 from deploy.lock import lock
 from deploy.slots import choose_slots, find_gpus
+from renderfarm_client import Client, FarmStatus, RenderFarmError
 from shared.errors import FarmError
 from shared.models import ModelEntry, load_catalog
 from shared.settings import Settings, load_settings
@@ -78,7 +77,7 @@ def run(
     try:
         farm.start()
         _warn(settings, screen.say)
-        with FarmClient(base_url(settings), timeout_s=2.0) as client:
+        with Client(base_url(settings), timeout_s=2.0, patience_s=0.0) as client:
             if wait_ready(farm, client, entry.id, screen, interrupts):
                 screen.done(how_to_use(settings, entry))
         while not interrupts.heard:
@@ -92,7 +91,7 @@ def run(
 
 
 def wait_ready(
-    farm: LocalFarm, client: FarmClient, model: str, screen: FarmScreen, interrupts: Interrupts
+    farm: LocalFarm, client: Client, model: str, screen: FarmScreen, interrupts: Interrupts
 ) -> bool:
     """Tend the farm until a worker has loaded the model; False when interrupted before."""
     ticks = 0
@@ -162,7 +161,7 @@ def _warn(settings: Settings, say: Report) -> None:
             say(f"WARNING: {fault.reason}; {fault.advice}")
 
 
-def _look(client: FarmClient) -> FarmStatus | None:
-    with suppress(FarmError):
+def _look(client: Client) -> FarmStatus | None:
+    with suppress(RenderFarmError):
         return client.status()
     return None

@@ -12,12 +12,15 @@
     │   │   └── NotDurable            it took the order, but did not confirm that it stays
     │   └── ResultsUnavailable    the result store (S3 or a folder)
     ├── QueueFull             the model's queue holds as many renders as it may
+    ├── NotStored             only stored pictures were wanted, and one is not
     ├── IdempotencyConflict   the key was used for another order
     ├── JobNotFound
     ├── JobGone               it was there once; its record has expired
     ├── JobFinished           too late to cancel, or nothing to retry
     ├── JobNotFinished        too early to retry
     ├── ResultGone            the record is there, the picture is not
+    ├── UrlNotAllowed         a stranger's URL that the farm must not call
+    ├── OutboundFailed        a stranger's URL gave no answer
     ├── SignatureWrong        a signed URL is not what was signed
     ├── UrlExpired            it is, but too old
     └── RenderStopped         a render ended before its picture, and nobody is to blame
@@ -91,6 +94,10 @@ class QueueFull(FarmError):
     """The queue is full; try again later."""
 
 
+class NotStored(FarmError):
+    """Not every picture of the order is stored already."""
+
+
 class IdempotencyConflict(FarmError):
     """This Idempotency-Key was used with another order."""
 
@@ -113,6 +120,14 @@ class JobNotFinished(FarmError):
 
 class ResultGone(FarmError):
     """The picture is no longer stored."""
+
+
+class UrlNotAllowed(FarmError):
+    """The farm may not call this URL."""
+
+
+class OutboundFailed(FarmError):
+    """The receiver did not answer."""
 
 
 class SignatureWrong(FarmError):

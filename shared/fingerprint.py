@@ -11,6 +11,9 @@ from shared.jobs import RenderSpec
 VERSION = 1
 # How the first noise is drawn: CPU generator, fp32, one image at a time. Another way, another id.
 NOISE_RECIPE = "cpu-fp32-v1"
+# How an input picture becomes the start: scaled and cropped to cover, the mean of the encoder,
+# and outside the mask the input's own pixels. Only orders with a picture carry it.
+INPUT_RECIPE = "cover-mean-v1"
 
 
 def fingerprint(spec: RenderSpec) -> str:
@@ -25,6 +28,8 @@ def canonical(spec: RenderSpec) -> bytes:
         fields |= {"guidance_scale": 0.0, "negative_prompt": ""}
     if spec.init_image_sha256 is None:
         fields |= {"strength": None, "mask_image_sha256": None}
+    else:
+        fields["input"] = INPUT_RECIPE
     fields["loras"] = [[lora.sha256, lora.scale] for lora in spec.loras if lora.scale]
     return encode({"version": VERSION, "noise": NOISE_RECIPE, **fields})
 

@@ -2,7 +2,7 @@
 
 Nothing that a remembered job refers to goes, whatever its age. A picture that goes is condemned in
 the job store first: from then on no claim can publish it, so the look at what is in use that
-follows misses nothing.
+follows misses nothing. Input pictures need no such word: shared/results/inputs.py says why.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
 
+from shared.results.inputs import Copy, Inputs
 from shared.results.port import Kept, ResultStore
 from shared.store.port import JobStore
 
@@ -48,6 +49,35 @@ def sweep(store: JobStore, results: ResultStore, found: Iterable[Waste]) -> Iter
         if waste.kept.token not in in_use:
             results.delete(waste.kept)
             yield waste
+
+
+def find_inputs(store: JobStore, inputs: Inputs) -> list[Copy]:
+    """Copies of former days that no remembered render starts from. Raises as `find_waste` does."""
+    old = list(inputs.walk())
+    in_use = store.inputs_in_use() if old else set()
+    return [copy for copy in old if copy.sha256 not in in_use]
+
+
+def sweep_inputs(inputs: Inputs, found: Iterable[Copy]) -> Iterator[Copy]:
+    for copy in found:
+        inputs.delete(copy)
+        yield copy
+
+
+def purge(store: JobStore, results: ResultStore, job_id: str) -> None:
+    """Delete the pictures that only this finished job has, while nobody new can be answered with them.
+
+    May be repeated after a failure half way, so the job itself goes last. O(renders) where another
+    render than the job's own made such a picture, which is rare. Raises JobNotFound, JobNotFinished,
+    StoreUnavailable, ResultsUnavailable.
+    """
+    owned = store.disown(job_id)
+    doomed = [o for o in owned if store.condemn(o.result.fingerprint, o.result.token)]
+    own = [o.render_id for o in owned]
+    in_use = store.results_in_use(but=own) if any(o.found for o in doomed) else set()
+    for picture in doomed:
+        if picture.result.token not in in_use:
+            results.delete(picture.result)
 
 
 def _judge(

@@ -7,7 +7,7 @@ share the render. A job's status is never stored: it is read off its renders (`j
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -105,6 +105,29 @@ class RenderSpec(Passed):
     mask_image_sha256: str | None = None
     strength: float | None = None
 
+    INPUTS: ClassVar = ("init_image_sha256", "mask_image_sha256")
+
+    @property
+    def inputs(self) -> frozenset[str]:
+        """The pictures it starts from, by SHA-256."""
+        return frozenset(filter(None, (self.init_image_sha256, self.mask_image_sha256)))
+
+    @property
+    def mode(self) -> Literal["txt2img", "img2img", "inpaint"]:
+        if self.init_image_sha256 is None:
+            return "txt2img"
+        return "inpaint" if self.mask_image_sha256 else "img2img"
+
+    @property
+    def steps_to_run(self) -> int:
+        """From an input picture only the last part of the schedule runs, one step at least.
+
+        Source: `get_timesteps` of diffusers' image-to-image pipelines.
+        """
+        if self.init_image_sha256 is None or self.strength is None:
+            return self.steps
+        return self.steps - min(int(self.steps - self.steps * self.strength), self.steps - 1)
+
     @property
     def pool(self) -> str:
         return pool_name(self.model, self.model_digest)
@@ -143,6 +166,20 @@ class StoredResult(Passed):
     stored_at: float  # unix seconds
 
 
+class Verdict(Passed):
+    """A render made again and compared with its stored picture, which stays as it is.
+
+    `max_abs_diff`: the largest difference of any sample, 0 to 255. `sha256` is that of the PNG that
+    this render would have stored: it tells of another encoder or library too.
+    """
+
+    identical: bool
+    max_abs_diff: int
+    sha256: str
+    timings_s: dict[str, float] = {}
+    profile: dict[str, str] = {}
+
+
 class Failure(Passed):
     code: str
     message: str
@@ -156,6 +193,7 @@ class Render(Record):
     fingerprint: str
     pool: str
     spec: RenderSpec
+    cost_s: float = 0.0  # predicted device seconds
     state: RenderState
     attempt: int = 0
     losses: int = 0
@@ -168,6 +206,8 @@ class Render(Record):
     finished_at: float | None = None
     found: bool = False  # its picture was in the result store before anybody rendered it
     result: StoredResult | None = None
+    against: StoredResult | None = None  # compare with this, and store nothing
+    verdict: Verdict | None = None
     error: Failure | None = None  # the last one; the render may have gone on since
     version: int = RECORD_VERSION
 
@@ -184,6 +224,8 @@ class JobImage(Record):
     dropped: Dropped | None = None
     dropped_at: float | None = None
     position: int | None = None  # rank in the pool's queue, 0 = next
+    rate: float | None = None  # measured / predicted device seconds; None: not open, or not known
+    ahead_s: float | None = None  # predicted, of what is before it; of the job's last queued image
 
     @property
     def status(self) -> RenderState:
@@ -192,6 +234,20 @@ class JobImage(Record):
     @property
     def finished_at(self) -> float | None:
         return self.dropped_at if self.dropped else self.render.finished_at
+
+
+WebhookEvent = Literal[
+    "job.succeeded", "job.failed", "job.canceled", "job.expired", "job.running", "image.succeeded"
+]
+
+
+class Webhook(Record):
+    """Whom to tell of a job, and what. `base`: how its client spells the farm's own URL."""
+
+    url: str
+    events: tuple[WebhookEvent, ...]
+    lane: str  # the URL's origin
+    base: str
 
 
 class Job(Record):
@@ -203,11 +259,14 @@ class Job(Record):
     cache: Literal["use", "bypass"] = "use"
     priority: Literal["high", "normal", "low"] = "normal"
     metadata: dict[str, str] = {}
+    webhook: Webhook | None = None
     retries: str | None = None  # the job that this one orders again
+    verifies: str | None = None  # the job whose picture this one compares with
     created_at: float
     deadline_at: float | None = None
     cancel_requested_at: float | None = None
     images: tuple[JobImage, ...] = ()
+    last_event: str | None = None  # id of its newest stored event when this was read
     version: int = RECORD_VERSION
 
     @property

@@ -24,6 +24,15 @@ class Links:
         path = file_path(job_id, index, EXTENSIONS[output_format])
         return f"{self.base}{path}?{self.signer.query(path)}"
 
+    def events(self, job_id: str) -> str:
+        """A signed URL, since an EventSource cannot send a key. Raises StoreUnavailable."""
+        path = events_path(job_id)
+        return f"{self.base}{path}?{self.signer.query(path)}"
+
+
+def events_path(job_id: str) -> str:
+    return f"/jobs/{job_id}/events"
+
 
 def file_path(job_id: str, index: int, extension: str) -> str:
     """What is signed: the path in its first spelling."""

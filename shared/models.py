@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import tomllib
 from importlib import resources
 from pathlib import Path
@@ -15,6 +16,7 @@ from shared.fingerprint import encode
 from shared.jobs import pool_name
 
 SIDE_MULTIPLE_PX = 16
+Mode = Literal["txt2img", "img2img", "inpaint"]
 # The fields that decide pixels. Placement and compile only round: they stand in a result's numeric
 # profile instead, so that tuning a worker does not empty the cache.
 PIXEL_FIELDS = ("source", "revision", "precision", "t5", "max_sequence_length", "engine")
@@ -48,6 +50,7 @@ class ModelEntry(BaseModel):
     max_side_px: int = 2048
     max_pixels: int = 2048 * 2048
     step_seconds: float = Field(0.2, gt=0)  # first guess: one step, one megapixel, no guidance
+    modes: tuple[Mode, ...] = ("txt2img", "img2img", "inpaint")
     aliases: tuple[str, ...] = ()
 
     @model_validator(mode="after")
@@ -78,6 +81,21 @@ class ModelEntry(BaseModel):
     def distilled(self) -> bool:
         """True where the model was trained for few steps without guidance: more make it no better."""
         return self.guidance_scale <= 1
+
+    def size_like(self, width: int, height: int) -> tuple[int, int]:
+        """About as many pixels as the default size has, in the shape of `width` x `height`."""
+        scale = math.sqrt(self.width * self.height / (width * height))
+        limit = self.max_side_px // SIDE_MULTIPLE_PX * SIDE_MULTIPLE_PX
+        least = math.ceil(self.min_side_px / SIDE_MULTIPLE_PX) * SIDE_MULTIPLE_PX
+
+        def side(px: int) -> int:
+            nearest = round(px * scale / SIDE_MULTIPLE_PX) * SIDE_MULTIPLE_PX
+            return min(max(nearest, least), limit)
+
+        wide, tall = side(width), side(height)
+        while wide * tall > self.max_pixels:  # rounding may step over it
+            wide, tall = max(least, wide - SIDE_MULTIPLE_PX), max(least, tall - SIDE_MULTIPLE_PX)
+        return wide, tall
 
     def predict_seconds(
         self, *, width: int, height: int, steps: int, guidance_scale: float

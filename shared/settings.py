@@ -108,6 +108,9 @@ class Settings(BaseModel):
         0.8, "How much an OpenAI edit may change its picture, where it does not say", gt=0, le=1
     )
     max_n: int = knob(10, "Most images in one job", ge=1, le=100)
+    max_wait_s: int = knob(
+        50, "Longest that `Prefer: wait` holds a request; most proxies cut at 60 s", ge=0
+    )
     max_queue: int = knob(100_000, "Most queued renders of one model", ge=1)
     max_body_mb: int = knob(48, "Largest request body, MiB", ge=1)
     job_retention_s: int = knob(604_800, "How long a finished job is remembered", ge=60)
@@ -120,6 +123,17 @@ class Settings(BaseModel):
         5.0,
         "After SIGTERM the API refuses new orders but answers polls and files for so long before it stops listening",
         ge=0,
+    )
+    webhook_allow_hosts: str = knob(
+        "",
+        "Host names, addresses and CIDRs, separated by spaces, that webhooks may reach though they are not public, and over plain http",
+    )
+    webhook_ca_file: Path | None = knob(
+        None, "An authority to trust besides the system's when a webhook is delivered"
+    )
+    input_url_hosts: str = knob(
+        "",
+        "Host names, addresses and CIDRs, separated by spaces, that an input picture may be fetched from, public or not; `*`: every public host. Empty: orders must bring their pictures",
     )
     metrics_token: SecretStr | None = knob(None, "If set, `/metrics` wants it as a Bearer token")
 

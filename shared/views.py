@@ -4,15 +4,29 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from shared.answers import ImageView, JobView, MetricsView, ProgressView, StepsView, UrlsView
-from shared.jobs import FINAL, OPEN, Job, JobImage, RenderState
+from shared.answers import (
+    ImageView,
+    JobView,
+    MetricsView,
+    ProgressView,
+    StepsView,
+    UrlsView,
+    VerifyView,
+    WebhookView,
+)
+from shared.eta import Crew, eta_s, steps_done
+from shared.jobs import FINAL, Job, JobImage, RenderState
 from shared.links import CONTENT_TYPES, Links
 
+NOBODY = Crew()
+_VERDICT = set(VerifyView.model_fields)
 _ON_DEVICE = ("text", "denoise", "decode")
 
 
-def job_view(job: Job, links: Links, *, now: float, retention_s: float) -> JobView:
-    """`now` in unix seconds. Raises StoreUnavailable where the signing secret is not known yet."""
+def job_view(
+    job: Job, links: Links, *, now: float, retention_s: float, crew: Crew = NOBODY
+) -> JobView:
+    """`now` in unix seconds; `crew` serves its pool. Raises StoreUnavailable where the signing secret is not known yet."""
     started, finished = _started_at(job), _finished_at(job)
     waiting = [i.position for i in job.images if i.position is not None]
     here = links.job(job.id)
@@ -26,10 +40,12 @@ def job_view(job: Job, links: Links, *, now: float, retention_s: float) -> JobVi
         cache=job.cache,
         priority=job.priority,
         metadata=job.metadata,
+        webhook=job.webhook and WebhookView(url=job.webhook.url, events=list(job.webhook.events)),
         retries=job.retries,
-        images=[_image(job, image, links) for image in job.images],
+        verifies=job.verifies,
+        images=[image_view(job, image, links) for image in job.images],
         queue_position=min(waiting, default=None),
-        eta_s=_eta_s(job, now),
+        eta_s=eta_s(job, crew, now),
         progress=_progress(job),
         error=next((i.render.error for i in job.images if i.status is RenderState.failed), None),
         metrics=_metrics(job, started, now if finished is None else finished),
@@ -39,7 +55,9 @@ def job_view(job: Job, links: Links, *, now: float, retention_s: float) -> JobVi
         deadline_at=_time(job.deadline_at),
         cancel_requested_at=_time(job.cancel_requested_at),
         expires_at=_time(None if finished is None else finished + retention_s),
-        urls=UrlsView(self=here, events=None, result=f"{here}/result", cancel=f"{here}/cancel"),
+        urls=UrlsView(
+            self=here, events=links.events(job.id), result=f"{here}/result", cancel=f"{here}/cancel"
+        ),
     )
 
 
@@ -52,7 +70,8 @@ def _time(seconds: float | None) -> str | None:
     return None if seconds is None else rfc3339(seconds)
 
 
-def _image(job: Job, image: JobImage, links: Links) -> ImageView:
+def image_view(job: Job, image: JobImage, links: Links) -> ImageView:
+    """Raises StoreUnavailable as `job_view` does."""
     render = image.render
     stored = render.result if image.status is RenderState.succeeded else None
     kind = job.input["output_format"]
@@ -63,7 +82,7 @@ def _image(job: Job, image: JobImage, links: Links) -> ImageView:
         fingerprint=render.fingerprint,
         cached=image.cached,
         attempt=render.attempt,
-        progress=StepsView(step=_step(image), steps=render.spec.steps),
+        progress=StepsView(step=steps_done(image), steps=render.spec.steps_to_run),
         url=links.file(job.id, image.index, kind) if stored else None,
         content_type=CONTENT_TYPES[kind] if stored else None,
         bytes=stored and stored.size_bytes,
@@ -71,39 +90,21 @@ def _image(job: Job, image: JobImage, links: Links) -> ImageView:
         width=render.spec.width,
         height=render.spec.height,
         error=render.error if image.status is RenderState.failed else None,
+        verify=VerifyView(**render.verdict.model_dump(include=_VERDICT))
+        if render.verdict
+        else None,
     )
 
 
-def _step(image: JobImage) -> int:
-    """Steps done; the last of them are not reported once the picture is being stored."""
-    finished = image.status in (RenderState.storing, RenderState.succeeded)
-    return image.render.spec.steps if finished else image.render.step
-
-
 def _progress(job: Job) -> ProgressView:
-    parts = [1.0 if i.status in FINAL else _step(i) / i.render.spec.steps for i in job.images]
+    parts = [
+        1.0 if i.status in FINAL else steps_done(i) / i.render.spec.steps_to_run for i in job.images
+    ]
     return ProgressView(
         images_done=sum(image.status in FINAL for image in job.images),
         images=len(parts),
         fraction=round(sum(parts) / len(parts), 2) if parts else 0.0,
     )
-
-
-def _eta_s(job: Job, now: float) -> float | None:
-    """Seconds until the slowest image is done, at the pace of its own steps so far.
-
-    None while any image waits or has not made a step: its pace would be a guess.
-    """
-    left = [_left_s(image, now) for image in job.images if image.status in OPEN]
-    known = [seconds for seconds in left if seconds is not None]
-    return round(max(known), 1) if known and len(known) == len(left) else None
-
-
-def _left_s(image: JobImage, now: float) -> float | None:
-    render, step = image.render, _step(image)
-    if image.status is RenderState.queued or not step or render.started_at is None:
-        return None
-    return max(0.0, now - render.started_at) / step * (render.spec.steps - step)
 
 
 def _started_at(job: Job) -> float | None:
@@ -121,8 +122,8 @@ def _finished_at(job: Job) -> float | None:
 
 
 def _metrics(job: Job, started: float | None, until: float) -> MetricsView:
-    results = [i.render.result for i in job.images if i.render.result and not i.cached]
-    spent = sum(r.timings_s.get(part, 0.0) for r in results for part in _ON_DEVICE)
+    made = [i.render.result or i.render.verdict for i in job.images if not i.cached]
+    spent = sum(m.timings_s.get(part, 0.0) for m in made if m for part in _ON_DEVICE)
     if started is None:
         return MetricsView(queue_s=None, run_s=None, gpu_s=round(spent, 3))
     return MetricsView(

@@ -6,6 +6,7 @@ import hashlib
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
@@ -14,6 +15,7 @@ from starlette.testclient import TestClient
 from ulid import ULID
 
 from api.app import create_app
+from api.live import Deaf, MemoryLive
 from shared.errors import ResultGone
 from shared.jobs import Failure, StoredResult
 from shared.models import Catalog, ModelEntry
@@ -91,7 +93,8 @@ class Farm:
     app: FastAPI = field(init=False)
 
     def __post_init__(self) -> None:
-        self.app = create_app(self.settings, self.store, self.results, CATALOG)
+        live = partial(MemoryLive, self.store) if isinstance(self.store, MemoryJobStore) else Deaf
+        self.app = create_app(self.settings, self.store, self.results, CATALOG, open_live=live)
 
     def client(self, key: str | None = None) -> TestClient:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -112,8 +115,8 @@ class Farm:
         assert claimed is not None, "nothing is queued"
         return self.finish(claimed)
 
-    def finish(self, claimed: Claim) -> bytes:
-        return finish(self.store, self.results, claimed)
+    def finish(self, claimed: Claim, device_s: float = 0.0) -> bytes:
+        return finish(self.store, self.results, claimed, device_s)
 
     def fail(self, code: str = "render_error", message: str = "the engine failed") -> None:
         claimed = self.claim()
@@ -125,7 +128,7 @@ def claim(store: JobStore, pool: str = TINY.pool) -> Claim | None:
     return store.claim(pool, str(ULID()), "slot-0", "worker-0", 60.0)
 
 
-def finish(store: JobStore, results: FakeResults, claimed: Claim) -> bytes:
+def finish(store: JobStore, results: FakeResults, claimed: Claim, device_s: float = 0.0) -> bytes:
     png = draw(claimed.spec.width, claimed.spec.height, claimed.spec.seed)
     result = StoredResult(
         fingerprint=claimed.fingerprint,
@@ -139,7 +142,7 @@ def finish(store: JobStore, results: FakeResults, claimed: Claim) -> bytes:
     )
     results.put(result, png, {})
     assert store.storing(claimed.render_id, claimed.token, claimed.spec.steps)
-    assert store.close(claimed.render_id, claimed.token, result)
+    assert store.close(claimed.render_id, claimed.token, result, device_s=device_s)
     return png
 
 

@@ -21,7 +21,7 @@ SECRET = "a vixen nobody else knows of"  # the prompt of the owner's job
 ORDER = {"prompt": SECRET, "seed": 1, "width": 64, "height": 64}
 PLACES = {
     "model_id": "tiny", "index": "0", "extension": "png", "render_id": "no-render",
-    "name": "worker-0",
+    "name": "worker-0", "sha256": "a1" * 32,
 }  # fmt: skip
 
 
@@ -44,11 +44,23 @@ for_admin = partial(Line, "for_admin")
 LINES = {
     # jobs
     "POST /jobs": keyed(202, body={"prompt": "another fox"}),
+    "GET /jobs": keyed(),
     "GET /jobs/{job_id}": about_job(),
+    "DELETE /jobs/{job_id}": about_job(204),
     "POST /jobs/{job_id}/cancel": about_job(job="queued"),
     "POST /jobs/{job_id}/retry": about_job(409),
+    "POST /jobs/{job_id}/verify": about_job(409, job="queued"),
+    "GET /jobs/{job_id}/events": about_job(),
     "GET /jobs/{job_id}/result": about_job(),
     "GET /files/{job_id}/{index}.{extension}": about_job(),
+    # webhooks
+    "GET /webhooks/secret": keyed(),
+    "POST /webhooks/secret/rotate": keyed(),
+    "GET /jobs/{job_id}/deliveries": about_job(),
+    "POST /jobs/{job_id}/redeliver": about_job(404),  # its job has no webhook
+    # inputs: what of whose is asked in tests/unit/test_api_inputs.py
+    "POST /inputs": keyed(400),
+    "GET /inputs/{sha256}": keyed(404),
     # models
     "GET /models": keyed(),
     "GET /models/{model_id:path}": keyed(),
@@ -61,6 +73,7 @@ LINES = {
     "GET /poison": for_admin(),
     "POST /poison/{render_id}/retry": for_admin(404),
     "DELETE /poison/{render_id}": for_admin(404),
+    "GET /queue": keyed(),
     "GET /workers": for_admin(),
     "POST /workers/{name:path}/drain": for_admin(),
     "POST /workers/{name:path}/release": for_admin(),

@@ -13,14 +13,16 @@ from api.auth import Admin, Owner
 from api.door import again
 from api.errors import Problem, responses
 from api.farm import Farm, farm_of
+from api.inputs import keep_inputs
+from api.listings import Jobs, PoisonList
 from api.reading import digest_retry
 from api.routes import get
+from api.shown import seen
 from api.submitting import take
-from shared.answers import JobView
 from shared.errors import JobNotFound
 from shared.jobs import Job, JobStatus
 from shared.store.values import Poison
-from shared.views import job_view, rfc3339
+from shared.views import rfc3339
 
 router = APIRouter(tags=["operations"])
 _REFUSALS = ("missing_api_key", "invalid_api_key", "admin_only", "store_unavailable")
@@ -30,7 +32,7 @@ _REFUSALS = ("missing_api_key", "invalid_api_key", "admin_only", "store_unavaila
     router,
     "/poison",
     summary="Renders that took down their workers",
-    responses=responses(*_REFUSALS),
+    responses={200: {"model": PoisonList}, **responses(*_REFUSALS)},
 )
 def poison(request: Request, admin: Admin) -> dict[str, Any]:
     return {"object": "list", "data": [_shown(each) for each in farm_of(request).store.poison()]}
@@ -40,7 +42,10 @@ def poison(request: Request, admin: Admin) -> dict[str, Any]:
     "/poison/{render_id}/retry",
     status_code=202,
     summary="Retry every job that failed with it, then drop it",
-    responses=responses(*_REFUSALS, "render_not_found", "model_not_found", "queue_full"),
+    responses={
+        202: {"model": Jobs},
+        **responses(*_REFUSALS, "render_not_found", "model_not_found", "queue_full"),
+    },
 )
 def retry(request: Request, admin: Admin, render_id: str) -> dict[str, Any]:
     farm = farm_of(request)
@@ -50,7 +55,7 @@ def retry(request: Request, admin: Admin, render_id: str) -> dict[str, Any]:
     request.state.job_id = None  # the answer is about many
     if all(job.done for job in jobs):  # else the others can be retried when they are
         farm.store.drop_poison(render_id)
-    return {"object": "list", "data": [_view(request, farm, job) for job in fresh]}
+    return {"object": "list", "data": [seen(request, farm, job) for job in fresh]}
 
 
 @router.delete(
@@ -88,13 +93,9 @@ def _again(request: Request, farm: Farm, admin: Owner, old: Job, render_id: str)
     """One new job, however often this is asked: no client's key has a space in it."""
     key = (f"poison {render_id} {old.id}", digest_retry(old.id))
     entry = farm.catalog.find(old.input["model"])
+    keep_inputs(farm, old)
     submission = again(old, entry, now=time.time(), idempotency=key)
     return take(request, farm, admin, submission)[0].job
-
-
-def _view(request: Request, farm: Farm, job: Job) -> JobView:
-    retention_s = farm.settings.job_retention_s
-    return job_view(job, farm.links(request), now=time.time(), retention_s=retention_s)
 
 
 def _shown(found: Poison) -> dict[str, Any]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import APIRouter, Path, Request
 from fastapi.responses import Response
 
-from api.auth import CallerKey, Owner, identify
+from api.auth import CallerKey
 from api.errors import Problem, responses
-from api.farm import Farm, farm_of
+from api.farm import farm_of
 from api.pictures import picture
 from api.routes import get
+from api.signed import Expiry, Signature, opener
 from shared.jobs import RenderState
 from shared.links import CONTENT_TYPES, EXTENSIONS, file_path
 
@@ -40,27 +41,14 @@ def file(
     job_id: str,
     index: Annotated[int, Path(ge=0)],
     extension: Literal["png", "webp", "jpg"],
-    exp: Annotated[str | None, Query(description="From the job")] = None,
-    sig: Annotated[str | None, Query(description="From the job")] = None,
+    exp: Expiry = None,
+    sig: Signature = None,
 ) -> Response:
     farm = farm_of(request)
-    owner = _caller(request, farm, key, file_path(job_id, index, extension), exp, sig)
+    owner = opener(request, farm, key, file_path(job_id, index, extension), exp, sig)
     job = farm.find(request, job_id, owner)
     image = job.images[index] if index < len(job.images) else None
     if image is None or image.status is not RenderState.succeeded or image.render.result is None:
         raise Problem(404, "image_not_found", "the job has no such picture, or not yet")
     kind = _KINDS[extension]
     return picture(request, farm, job, image, image.render.result, kind, dict(_FOR_EVER))
-
-
-def _caller(
-    request: Request, farm: Farm, key: str | None, path: str, exp: str | None, sig: str | None
-) -> Owner | None:
-    """None where the signature opens the file. A key that is sent speaks before a signature.
-
-    A URL that carries a signature stands or falls with it, in a farm without keys too.
-    """
-    if key is None and (exp is not None or sig is not None):
-        farm.signer.check(path, exp or "", sig or "")
-        return None
-    return identify(request, key)

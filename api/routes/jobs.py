@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
-import re
 import time
+from collections.abc import Callable
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Request
+from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.responses import Response
+from starlette.concurrency import run_in_threadpool
 
 from api.auth import Caller, Owner
 from api.door import admit, again
 from api.errors import Problem, responses
+from api.estimates import estimate
 from api.farm import Farm, farm_of
-from api.reading import digest, digest_retry, json_body, parse
+from api.inputs import keep_inputs, receive
+from api.multipart import Body, order_body
+from api.prefer import Prefer, answer
+from api.reading import digest, digest_retry, key_of, parse
 from api.routes import get
-from api.schemas import EXAMPLES, Limits, schema
+from api.schemas import EXAMPLES, Limits, form_schema, schema
 from api.shown import shown
 from api.submitting import take
-from shared.answers import JobView
+from shared.answers import EstimateView, JobView
+from shared.jobs import Job
 from shared.store.values import Submission
 
 router = APIRouter(tags=["jobs"])
-_IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,255}")
 _BODY = {
     "required": True,
-    "content": {"application/json": {"schema": schema(), "examples": EXAMPLES}},
+    "content": {
+        "application/json": {"schema": schema(), "examples": EXAMPLES},
+        "multipart/form-data": {"schema": form_schema()},
+    },
 }
 
 
@@ -35,32 +43,48 @@ _BODY = {
     summary="Order images",
     openapi_extra={"requestBody": _BODY},
     responses={
-        200: {"model": JobView, "description": "Done already, from the cache"},
+        200: {
+            "model": JobView | EstimateView,
+            "description": "Done already, from the cache; or what was asked with `dry_run`",
+        },
         202: {"model": JobView, "description": "Taken; ask `Location` again"},
         **responses(
             "invalid_json", "invalid_value", "missing_field", "unknown_field", "invalid_size",
-            "conflicting_fields", "model_not_found", "unsupported_for_model",
-            "invalid_idempotency_key", "missing_api_key", "invalid_api_key", "body_too_large",
+            "conflicting_fields", "model_not_found", "unsupported_for_model", "invalid_image",
+            "webhook_url_not_allowed",
+            "inputs_busy", "invalid_idempotency_key", "missing_api_key", "invalid_api_key", "body_too_large",
             "unsupported_media_type", "idempotency_key_reused", "draining", "queue_full",
             "store_unavailable",
         ),
     },
 )  # fmt: skip
-def submit(
+async def submit(
     request: Request,
     owner: Caller,
-    body: Annotated[bytes, Depends(json_body)],
+    body: Annotated[Body, Depends(order_body)],
     idempotency_key: Annotated[str | None, Header()] = None,
+    dry_run: Annotated[
+        bool, Query(description="Take nothing: say what it would cost and when it would be done")
+    ] = False,
+    prefer: Prefer = None,
 ) -> Response:
     farm = farm_of(request)
-    farm.drain.refuse_orders()
-    for name in request.query_params:  # a misread option must not cost a render
-        raise Problem(400, "unknown_field", "POST /jobs takes no query parameters", name)
-    order = parse(body, Limits(farm.catalog, farm.settings.max_n))
-    entry = farm.catalog.find(order.model) if order.model else farm.catalog.default
-    replay = None if idempotency_key is None else (_key(idempotency_key), digest(order))
-    submission = admit(order, entry, owner, now=time.time(), idempotency=replay)
-    return _taken(request, farm, owner, submission)
+
+    def submission() -> Submission:
+        farm.drain.refuse_orders()
+        for name in request.query_params.keys() - {"dry_run"}:  # a misread option costs a render
+            raise Problem(400, "unknown_field", "POST /jobs knows only dry_run", name)
+        order = parse(body, Limits(farm.catalog, farm.settings.max_n, hosts=farm.hosts))
+        entry = farm.catalog.find(order.model) if order.model else farm.catalog.default
+        order, given = receive(farm, owner, order, keep=not dry_run)
+        replay = None if idempotency_key is None else (key_of(idempotency_key), digest(order))
+        now, base = time.time(), farm.links(request).base
+        return admit(order, entry, owner, now=now, idempotency=replay, given=given, base=base)
+
+    if dry_run:
+        estimated = await run_in_threadpool(lambda: estimate(farm, submission()))
+        return Response(estimated.model_dump_json(), media_type="application/json")
+    return await taken(request, farm, owner, submission)
 
 
 @get(
@@ -75,10 +99,14 @@ def submit(
         ),
     },
 )
-def look(request: Request, owner: Caller, job_id: str) -> Response:
+async def look(request: Request, owner: Caller, job_id: str, prefer: Prefer = None) -> Response:
     farm = farm_of(request)
-    job = farm.find(request, job_id, owner)
-    return shown(request, farm, job, 200, {"Cache-Control": "private, no-cache"})
+    return await answer(
+        request,
+        farm,
+        lambda: farm.find(request, job_id, owner),
+        lambda job: shown(request, farm, job, 200, {"Cache-Control": "private, no-cache"}),
+    )
 
 
 @router.post(
@@ -112,29 +140,42 @@ def cancel(request: Request, owner: Caller, job_id: str) -> Response:
         ),
     },
 )  # fmt: skip
-def retry(
+async def retry(
     request: Request,
     owner: Caller,
     job_id: str,
     idempotency_key: Annotated[str | None, Header()] = None,
+    prefer: Prefer = None,
 ) -> Response:
     farm = farm_of(request)
-    farm.drain.refuse_orders()
-    old = farm.find(request, job_id, owner)
-    replay = None if idempotency_key is None else (_key(idempotency_key), digest_retry(old.id))
-    entry = farm.catalog.find(old.input["model"])
-    submission = again(old, entry, now=time.time(), idempotency=replay)
-    return _taken(request, farm, owner, submission)
+
+    def submission() -> Submission:
+        farm.drain.refuse_orders()
+        old = farm.find(request, job_id, owner)
+        replay = (
+            None if idempotency_key is None else (key_of(idempotency_key), digest_retry(old.id))
+        )
+        entry = farm.catalog.find(old.input["model"])
+        keep_inputs(farm, old)
+        return again(old, entry, now=time.time(), idempotency=replay)
+
+    return await taken(request, farm, owner, submission)
 
 
-def _taken(request: Request, farm: Farm, owner: Owner, submission: Submission) -> Response:
-    submitted, headers = take(request, farm, owner, submission)
-    headers["Location"] = farm.links(request).job(submitted.job.id)
-    return shown(request, farm, submitted.job, 200 if submitted.job.done else 202, headers)
+async def taken(
+    request: Request, farm: Farm, owner: Owner, submission: Callable[[], Submission]
+) -> Response:
+    """The job that is ordered, as soon as it is done if the client waits for it."""
+    headers: dict[str, str] = {}
 
+    def submit() -> Job:
+        submitted, said = take(request, farm, owner, submission())
+        headers.update(said, Location=farm.links(request).job(submitted.job.id))
+        return submitted.job
 
-def _key(given: str) -> str:
-    if not _IDEMPOTENCY_KEY.fullmatch(given):
-        detail = "Idempotency-Key must be 1 to 255 visible ASCII characters"
-        raise Problem(400, "invalid_idempotency_key", detail, "Idempotency-Key")
-    return given
+    return await answer(
+        request,
+        farm,
+        submit,
+        lambda job: shown(request, farm, job, 200 if job.done else 202, headers),
+    )

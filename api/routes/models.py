@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request
 from api.auth import Caller
 from api.errors import Problem, responses
 from api.farm import Farm, farm_of
+from api.listings import Models, ModelView
 from api.routes import get
 from shared.errors import InvalidOrder
 from shared.models import ModelEntry
@@ -24,7 +25,10 @@ _LIMITS = frozenset({"max_steps", "min_side_px", "max_side_px", "max_pixels"})
     router,
     "/models",
     summary="List the models",
-    responses=responses("missing_api_key", "invalid_api_key", "store_unavailable"),
+    responses={
+        200: {"model": Models},
+        **responses("missing_api_key", "invalid_api_key", "store_unavailable"),
+    },
 )
 def models(request: Request, owner: Caller) -> dict[str, Any]:
     farm = farm_of(request)
@@ -37,9 +41,10 @@ def models(request: Request, owner: Caller) -> dict[str, Any]:
     router,
     "/models/{model_id:path}",
     summary="One model, by id or alias",
-    responses=responses(
-        "missing_api_key", "invalid_api_key", "model_not_found", "store_unavailable"
-    ),
+    responses={
+        200: {"model": ModelView},
+        **responses("missing_api_key", "invalid_api_key", "model_not_found", "store_unavailable"),
+    },
 )
 def model(request: Request, owner: Caller, model_id: str) -> dict[str, Any]:
     farm = farm_of(request)

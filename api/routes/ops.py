@@ -14,6 +14,8 @@ from api.auth import CallerKey
 from api.codes import table
 from api.errors import CHALLENGE, Problem, responses
 from api.farm import Farm, answers, farm_of
+from api.listings import Alive, Errors, Readiness, Standing
+from api.readiness import reason
 from api.routes import get
 from api.routes.models import ready_workers
 from shared.errors import StoreUnavailable
@@ -24,7 +26,12 @@ router = APIRouter(tags=["operations"])
 _WORKER = {"state", "steps", "error", "note", "last_death"}
 
 
-@get(router, "/healthz", summary="The process lives")
+@get(
+    router,
+    "/healthz",
+    summary="The process lives",
+    responses={200: {"model": Alive}, **responses()},
+)
 def healthz() -> dict[str, bool]:
     return {"ok": True}
 
@@ -33,7 +40,11 @@ def healthz() -> dict[str, bool]:
     router,
     "/readyz",
     summary="Jobs can be taken",
-    responses={503: {"description": "Not now; the same body"}, **responses("model_not_found")},
+    responses={
+        **responses("model_not_found"),
+        200: {"model": Readiness},
+        503: {"model": Readiness, "description": "Not now; the same body"},
+    },
 )
 def readyz(
     request: Request,
@@ -52,7 +63,12 @@ def readyz(
     )
 
 
-@get(router, "/status", summary="How far each model has come")
+@get(
+    router,
+    "/status",
+    summary="How far each model has come",
+    responses={200: {"model": Standing}, **responses()},
+)
 def status(request: Request) -> dict[str, Any]:
     farm = farm_of(request)
     try:
@@ -63,8 +79,8 @@ def status(request: Request) -> dict[str, Any]:
         return _standing(farm, False, silent, [], [])
     shown = [_status(entry, workers) for entry in farm.catalog.entries.values()]
     ready = any(model["ready"] for model in shown)
-    reason = None if ready else _reason(workers)
-    return _standing(farm, ready, reason, warnings, shown)
+    why = None if ready else reason(workers)
+    return _standing(farm, ready, why, warnings, shown)
 
 
 @get(
@@ -84,7 +100,12 @@ def metrics(request: Request, key: CallerKey) -> Response:
     return Response(generate_latest(farm.registry), media_type=CONTENT_TYPE_LATEST)
 
 
-@get(router, "/errors", summary="Every error code and what it means")
+@get(
+    router,
+    "/errors",
+    summary="Every error code and what it means",
+    responses={200: {"model": Errors}, **responses()},
+)
 def errors() -> dict[str, Any]:
     return {"object": "list", "data": table()}
 
@@ -98,13 +119,13 @@ def _check_token(key: str | None, token: str) -> None:
 def _standing(
     farm: Farm,
     ready: bool,
-    reason: str | None,
+    why: str | None,
     warnings: list[dict[str, Any]],
     models: list[dict[str, Any]],
 ) -> dict[str, Any]:
     return {
         "ready": ready and not farm.drain.begun,
-        "reason": "this API process is leaving" if farm.drain.begun else reason,
+        "reason": "this API process is leaving" if farm.drain.begun else why,
         "warnings": warnings,
         "version": farm.version,
         "models": models,
@@ -118,19 +139,3 @@ def _status(entry: ModelEntry, workers: Sequence[WorkerStatus]) -> dict[str, Any
         "ready": ready_workers(entry, workers) > 0,
         "workers": [w.model_dump(mode="json", include=_WORKER) for w in mine],
     }
-
-
-def _reason(workers: Sequence[WorkerStatus]) -> str:
-    """One sentence for the operator: the worst news first."""
-    for worker in workers:
-        if worker.error:
-            return f"a worker of {worker.model} failed: {worker.error}"
-    for worker in workers:
-        if worker.state == "loading":
-            step = next((s.name for s in worker.steps if s.status == "running"), "start")
-            return f"a worker of {worker.model} is loading ({step})"
-    for worker in workers:
-        if worker.state in ("quarantined", "draining"):
-            note = f": {worker.note}" if worker.note else ""
-            return f"a worker of {worker.model} is {worker.state}{note}"
-    return "no worker is running"

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request
 from api.auth import Admin
 from api.errors import Problem, responses
 from api.farm import Farm, farm_of
+from api.listings import Gone, Workers, WorkerView
 from api.routes import get
 from shared.store.values import WorkerStatus
 from shared.views import rfc3339
@@ -17,7 +18,12 @@ router = APIRouter(tags=["operations"])
 _REFUSALS = ("missing_api_key", "invalid_api_key", "admin_only", "store_unavailable")
 
 
-@get(router, "/workers", summary="List the workers", responses=responses(*_REFUSALS))
+@get(
+    router,
+    "/workers",
+    summary="List the workers",
+    responses={200: {"model": Workers}, **responses(*_REFUSALS)},
+)
 def workers(request: Request, admin: Admin) -> dict[str, Any]:
     farm = farm_of(request)
     return {"object": "list", "data": [_shown(farm, worker) for worker in farm.store.workers()]}
@@ -26,7 +32,7 @@ def workers(request: Request, admin: Admin) -> dict[str, Any]:
 @router.post(
     "/workers/{name:path}/drain",
     summary="Let a worker finish what it holds and take nothing more, until it is released",
-    responses=responses(*_REFUSALS, "worker_not_found"),
+    responses={200: {"model": WorkerView}, **responses(*_REFUSALS, "worker_not_found")},
 )
 def drain(request: Request, admin: Admin, name: str) -> dict[str, Any]:
     farm = farm_of(request)
@@ -40,7 +46,7 @@ def drain(request: Request, admin: Admin, name: str) -> dict[str, Any]:
 @router.post(
     "/workers/{name:path}/release",
     summary="Lift the order to drain, and the quarantine; nothing happens where there is neither",
-    responses=responses(*_REFUSALS, "worker_not_found"),
+    responses={200: {"model": WorkerView | Gone}, **responses(*_REFUSALS, "worker_not_found")},
 )
 def release(request: Request, admin: Admin, name: str) -> dict[str, Any]:
     """A worker that drained and left is released too, before it is started again."""

@@ -14,6 +14,9 @@ from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 import redis
+import redis.asyncio as aio
+from redis.asyncio import sentinel as aio_sentinel
+from redis.asyncio.retry import Retry as AioRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelManagedConnection, SentinelManagedSSLConnection
@@ -95,6 +98,30 @@ def connect(url: str, *, patience_s: float) -> redis.Redis:
     sentinel: Any = Sentinel(at.places, sentinel_kwargs={**at.asking, "retry": once})  # type: ignore[no-untyped-call]
     options["connection_class"] = _Guided if at.tls is None else _GuidedTls
     client: redis.Redis = sentinel.master_for(
+        at.service, db=at.db, **at.login, **at.encrypted, **options
+    )
+    return client
+
+
+def connect_async(url: str) -> aio.Redis:
+    """A client for whoever waits: it tries nothing again, and reads for as long as it is told to.
+
+    Connects to nothing yet. Raises SettingsError.
+    """
+    options: dict[str, Any] = {
+        "decode_responses": True,
+        "socket_timeout": ANSWER_S,
+        "socket_connect_timeout": CONNECT_S,
+        "socket_keepalive": True,
+        "retry": AioRetry(NoBackoff(), 0),
+        "protocol": 2,
+    }
+    if not _is_sentinel(url):
+        return aio.Redis.from_url(url, **options)
+    at = _sentinels(url)
+    once = {"retry": AioRetry(NoBackoff(), 0)}
+    sentinel: Any = aio_sentinel.Sentinel(at.places, sentinel_kwargs={**at.asking, **once})  # type: ignore[no-untyped-call]
+    client: aio.Redis = sentinel.master_for(
         at.service, db=at.db, **at.login, **at.encrypted, **options
     )
     return client

@@ -27,7 +27,7 @@ class Attendances:
         self.bodies.setdefault((owner, by.body), []).append(job_id)
 
     def attend(self, job_id: str, client: str, gone_s: float) -> None:
-        if job_id in self.ledger.jobs:
+        if job_id in self.ledger.jobs and not self.ledger.snapshot(job_id).done:
             until = self.ledger.now() + gone_s
             self.clients.setdefault(job_id, {})[client] = until
             self._prolong(job_id, until)
@@ -43,9 +43,9 @@ class Attendances:
     def same_order(self, owner: str, body: str) -> str | None:
         """The job that a repeated request means: one whose client has left, else the oldest."""
         jobs = [job for job in self.bodies.get((owner, body), ()) if self._is_attachable(job)]
-        return next(filter(self._is_alone, jobs), jobs[0] if jobs else None)
+        return next(filter(self.is_alone, jobs), jobs[0] if jobs else None)
 
-    def _is_alone(self, job_id: str) -> bool:
+    def is_alone(self, job_id: str) -> bool:
         return all(t <= self.ledger.now() for t in self.clients.get(job_id, {}).values())
 
     def _is_attachable(self, job_id: str) -> bool:
@@ -90,9 +90,12 @@ class MemoryAttendance:
         with self._lock:
             self._attendances.depart(job_id, client, gone_s)
 
-    def abandon(self, job_id: str) -> Job:
+    def abandon(self, job_id: str, client: str) -> Job:
         with self._lock:
-            self._abandon(job_id)
+            self._attendances.clients.get(job_id, {}).pop(client, None)
+            held = job_id in self._attendances.held_until
+            if held and self._attendances.is_alone(job_id):
+                self._abandon(job_id)
             return self._ledger.snapshot(job_id)
 
     def _abandon(self, job_id: str) -> bool:

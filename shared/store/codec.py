@@ -16,17 +16,31 @@ from shared.jobs import (
     RenderSpec,
     RenderState,
     StoredResult,
+    Verdict,
 )
 from shared.store.values import (
     Claim,
     Delayed,
     Moved,
+    Order,
+    Outcome,
     Poison,
     Submission,
     WorkerStatus,
 )
 
-_RECORD = {"id", "owner", "input", "cache", "priority", "metadata", "retries", "version"}
+_RECORD = {
+    "id",
+    "owner",
+    "input",
+    "cache",
+    "priority",
+    "metadata",
+    "webhook",
+    "retries",
+    "verifies",
+    "version",
+}
 _NOTHING = Render(
     id="",
     fingerprint="",
@@ -51,31 +65,40 @@ def encode_submission(submission: Submission, weight: float, max_queue: int) -> 
         "weight": weight,
         "max_queue": max_queue,
         "bypass": job.cache == "bypass",
+        "previews": job.input.get("partial_images", 0),
         "version": RECORD_VERSION,
         "record": job.model_dump_json(include=_RECORD),
-        "images": [
-            {
-                "render": order.render_id,
-                "fingerprint": order.fingerprint,
-                "pool": order.spec.pool,
-                "spec": order.spec.model_dump_json(),
-                "cost": order.cost_s,
-            }
-            for order in submission.orders
-        ],
+        "images": [_encode_order(order) for order in submission.orders],
     }
     if job.deadline_at is not None:
         fields["deadline_s"] = job.deadline_at - job.created_at
+    if job.webhook:
+        fields["hook"] = " ".join([job.webhook.lane, *job.webhook.events])
     if submission.idempotency:
         key, body = submission.idempotency
         fields["idempotency"] = {"key": key, "body": body}
+    if submission.stored_only:
+        fields["stored_only"] = True
     if submission.attendance:
         fields["attendance"] = asdict(submission.attendance)
     return fields
 
 
-def encode_outcome(outcome: StoredResult | Failure | None) -> tuple[str, str, str]:
+def _encode_order(order: Order) -> dict[str, Any]:
+    fields = {
+        "render": order.render_id,
+        "fingerprint": order.fingerprint,
+        "pool": order.spec.pool,
+        "spec": order.spec.model_dump_json(),
+        "cost": order.cost_s,
+    }
+    return fields | ({"against": order.against.model_dump_json()} if order.against else {})
+
+
+def encode_outcome(outcome: Outcome) -> tuple[str, str, str]:
     """(state, field, its JSON)."""
+    if isinstance(outcome, Verdict):
+        return "succeeded", "verdict", outcome.model_dump_json()
     if isinstance(outcome, StoredResult):
         return "succeeded", "result", outcome.model_dump_json()
     if isinstance(outcome, Failure):
@@ -91,7 +114,7 @@ def decode_closed(answer: list[Any]) -> bool | Delayed:
 
 
 def decode_job(seen: list[Any]) -> Job:
-    """From a snapshot: [now, job hash, [render, render hash, rank or -1], ...]."""
+    """From a snapshot: [now, job hash, [render, its hash, rank or -1, rate, work ahead], ...]."""
     fields = _pairs(seen[1])
     images = tuple(_image(index, entry, fields) for index, entry in enumerate(seen[2:]))
     return Job.model_validate(
@@ -101,12 +124,13 @@ def decode_job(seen: list[Any]) -> Job:
             "deadline_at": fields.get("deadline_at"),
             "cancel_requested_at": fields.get("cancel_requested_at"),
             "images": images,
+            "last_event": fields["newest"] or None,
         }
     )
 
 
 def _image(index: int, entry: list[Any], job: dict[str, str]) -> JobImage:
-    render_id, flat, rank = entry
+    render_id, flat, rank, rate, ahead_s = entry
     render = _render(render_id, _pairs(flat), float(job["created_at"]))
     dropped: Dropped | None = None
     dropped_at: float | None = None
@@ -120,6 +144,8 @@ def _image(index: int, entry: list[Any], job: dict[str, str]) -> JobImage:
         dropped=dropped,
         dropped_at=dropped_at,
         position=rank if rank >= 0 else None,
+        rate=rate or None,
+        ahead_s=ahead_s or None,
     )
 
 
@@ -128,8 +154,8 @@ def _render(render_id: str, fields: dict[str, str], created_at: float) -> Render
         return _NOTHING.model_copy(
             update={"id": render_id, "queued_at": created_at, "finished_at": created_at}
         )
-    values: dict[str, Any] = {**fields, "id": render_id}
-    for name in ("spec", "result", "error"):
+    values: dict[str, Any] = {**fields, "id": render_id, "cost_s": fields.get("cost", 0)}
+    for name in ("spec", "result", "error", "against", "verdict"):
         if name in values:
             values[name] = json.loads(values[name])
     return Render.model_validate(values)
@@ -138,6 +164,7 @@ def _render(render_id: str, fields: dict[str, str], created_at: float) -> Render
 def decode_claim(answer: list[Any]) -> Claim:
     render_id, flat, waiters, now = answer
     fields = _pairs(flat)
+    against = fields.get("against")
     return Claim(
         render_id=render_id,
         token=fields["token"],
@@ -149,6 +176,8 @@ def decode_claim(answer: list[Any]) -> Claim:
         worker=fields["worker"],
         queued_at=float(fields["queued_at"]),
         claimed_at=float(now),
+        against=StoredResult.model_validate_json(against) if against else None,
+        previews=int(fields.get("previews", 0)),
     )
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from shared.errors import IdempotencyConflict, QueueFull
-from shared.jobs import FINAL, Render, RenderState
+from shared.errors import IdempotencyConflict, NotStored, QueueFull
+from shared.jobs import FINAL, LEASED, Render, RenderState
 from shared.store.attendance import Attendances
 from shared.store.ledger import Entry, JobEntry, Ledger
+from shared.store.queries import Forecast, Way
 from shared.store.values import (
     WEIGHTS,
     Order,
@@ -32,17 +33,47 @@ class Desk:
         if earlier := self._attach(submission):
             return earlier
         answers = [self._answering(order, job.cache == "bypass") for order in orders]
+        if submission.stored_only and not all(a and a.render.state in FINAL for a in answers):
+            raise NotStored
         self._refuse_when_full(orders, answers)
         entry = self._remember(submission)
+        self._ledger.history.emit(job.id, "job.queued")
         tally = {"hit": 0, "attached": 0, "new": 0}
         for index, (order, answer) in enumerate(zip(orders, answers, strict=True)):
             how = self._wait_for(entry, index, order, answer)
             tally[how] += 1
+        if tally["hit"] == len(orders):
+            self._ledger.history.emit(job.id, "job.succeeded")
         if submission.attendance and not self._ledger.snapshot(job.id).done:
             self._attendances.hold(job.id, job.owner, submission.attendance)
         return Submitted(
             self._ledger.snapshot(job.id), False, tally["hit"], tally["attached"], tally["new"]
         )
+
+    def foresee(self, submission: Submission) -> Forecast:
+        """What the order would meet. Changes nothing."""
+        job, ledger = submission.job, self._ledger
+        pool, weight = submission.orders[0].spec.pool, WEIGHTS[job.priority]
+        pending = map(ledger.renders.__getitem__, ledger.pending())
+        queue = [entry for entry in pending if entry.render.pool == pool]
+        rate, tag = ledger.rates.get(pool), ledger.start_tag(pool, f"{job.owner}:{job.priority}")
+        own: list[float] = []
+        ways: list[Way] = []
+        places: list[tuple[int, float]] = []  # rank, work before it
+        for order in submission.orders:
+            answer = self._answering(order, job.cache == "bypass")
+            ways.append(_way(answer))
+            if answer is None:
+                ahead = [entry.cost for entry in queue if entry.tag <= tag] + own
+                places.append((len(ahead), sum(ahead)))
+                own.append(order.cost_s)
+                tag += order.cost_s * (rate or 1.0) / weight
+            elif answer in queue:
+                ahead = [entry.cost for entry in queue[: queue.index(answer)]]
+                places.append((len(ahead), sum(ahead)))
+        last, ahead_s = max(places, default=(None, 0.0))
+        first = min(places)[0] if places else None
+        return Forecast(tuple(ways), first, last, ahead_s, rate, len(queue))
 
     def _replay(self, submission: Submission) -> Submitted | None:
         if not submission.idempotency:
@@ -94,13 +125,18 @@ class Desk:
         if entry.render.state is RenderState.succeeded:
             job.cached.add(index)
             self._ledger.count("hit")
+            attempt = entry.render.attempt
+            self._ledger.history.emit(job.job.id, "image.succeeded", index, attempt)
             return "hit"
         if answer is None or self._is_nearer(entry, flow):
             if answer:
                 self._ledger.refund(entry)
             self._ledger.enqueue(entry, flow, charge)
         entry.wanted += 1
+        entry.previews = max(entry.previews, job.job.input.get("partial_images", 0))
         entry.waiters.add((job.job.id, index))
+        if entry.render.state in LEASED:
+            self._ledger.image_running(job.job.id, index, entry)
         if answer:
             self._ledger.count("attached")
         return "attached" if answer else "new"
@@ -115,10 +151,18 @@ class Desk:
             fingerprint=order.fingerprint,
             pool=order.spec.pool,
             spec=order.spec,
+            cost_s=order.cost_s,
             state=RenderState.queued,
             queued_at=self._ledger.now(),
+            against=order.against,
         )
         self._ledger.renders[render.id] = entry = Entry(render, order.cost_s, fresh)
         if not fresh:
             self._ledger.current[render.fingerprint] = render.id
         return entry
+
+
+def _way(answer: Entry | None) -> Way:
+    if answer is None:
+        return "new"
+    return "hit" if answer.render.state is RenderState.succeeded else "attached"

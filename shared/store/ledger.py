@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from shared.errors import JobNotFound
+from shared.events import PROGRESS
 from shared.jobs import (
     LEASED,
+    OPEN,
     Dropped,
     Failure,
     Job,
@@ -16,6 +19,7 @@ from shared.jobs import (
     RenderState,
     move,
 )
+from shared.store.history import History
 from shared.store.values import (
     Cause,
     Claim,
@@ -40,6 +44,7 @@ class Entry:
     lease_until: float = 0.0
     due_at: float = 0.0  # end of the pause after a fault
     wanted: int = 0
+    previews: int = 0
     waiters: set[tuple[str, int]] = field(default_factory=set)
 
     def set(self, state: RenderState | None = None, **fields: object) -> None:
@@ -54,6 +59,7 @@ class JobEntry:
     renders: list[str]
     cached: set[int]
     dropped: dict[int, tuple[Dropped, float]] = field(default_factory=dict)
+    started: bool = False
 
 
 @dataclass(slots=True)
@@ -73,6 +79,10 @@ class Ledger:
     poison: dict[str, tuple[str, ...]] = field(default_factory=dict)  # render -> failed jobs
     deaths: dict[str, Death] = field(default_factory=dict)  # slot -> its last one
     totals: dict[str, int] = field(default_factory=dict)
+    history: History = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.history = History(self.now)
 
     def job(self, job_id: str) -> JobEntry:
         try:
@@ -107,8 +117,39 @@ class Ledger:
         entry.set(state, finished_at=self.now(), **fields)
         if state is not RenderState.succeeded:
             self.forget(entry.render.fingerprint, entry.render.id)
-        entry.waiters.clear()
         self.count(state.value)
+        waiters, entry.waiters = sorted(entry.waiters), set()
+        for job, index in waiters:
+            self.image_done(job, index, entry)
+
+    def image_running(self, job_id: str, index: int, entry: Entry) -> None:
+        job = self.jobs[job_id]
+        if not job.started:
+            job.started = True
+            self.history.emit(job_id, "job.running")
+        self.history.emit(job_id, "image.running", index, entry.render.attempt)
+
+    def image_done(self, job_id: str, index: int, entry: Entry) -> None:
+        job = self.snapshot(job_id)
+        status = job.images[index].status
+        self.history.emit(job_id, f"image.{status}", index, entry.render.attempt)
+        if job.done:
+            self.history.emit(job_id, f"job.{job.status}")
+
+    def tell(self, entry: Entry, message: Callable[[JobEntry, int], str | None]) -> None:
+        """Say something that passes to each job that waits for this render."""
+        for job, index in sorted(entry.waiters):
+            if said := message(self.jobs[job], index):
+                self.history.tell(job, said)
+
+    def tell_step(self, entry: Entry) -> None:
+        step, steps = entry.render.step, entry.render.spec.steps_to_run
+        self.tell(
+            entry,
+            lambda _, index: json.dumps(
+                {"type": PROGRESS, "index": index, "step": step, "steps": steps}
+            ),
+        )
 
     def give_back(
         self, entry: Entry, lost: bool, cause: Cause = "worker_lost", detail: str = ""
@@ -183,26 +224,36 @@ class Ledger:
         if not entry.wanted:
             self.refund(entry)
             self.end(entry, RenderState.canceled)
+        self.image_done(*waiter, entry)
 
     def snapshot(self, job_id: str) -> Job:
-        """The job, its renders and their queue positions."""
+        """The job, its renders and their places in the queue."""
         entry = self.job(job_id)
-        ranks: dict[str, int] = {}
-        for render in self.pending():
-            pool = self.renders[render].render.pool
-            ranks[render] = sum(self.renders[r].render.pool == pool for r in ranks)
-        images = tuple(
-            JobImage(
-                index=index,
-                render=self.renders[render].render,
-                cached=index in entry.cached or self.renders[render].render.found,
-                dropped=entry.dropped.get(index, (None, 0))[0],
-                dropped_at=entry.dropped.get(index, (None, None))[1],
-                position=ranks.get(render),
-            )
-            for index, render in enumerate(entry.renders)
+        queues: dict[str, list[Entry]] = {}
+        for waiting in map(self.renders.__getitem__, self.pending()):
+            queues.setdefault(waiting.render.pool, []).append(waiting)
+        ranks = {e.render.id: rank for queue in queues.values() for rank, e in enumerate(queue)}
+        last = max((r for r in entry.renders if r in ranks), key=ranks.__getitem__, default=None)
+        images = []
+        for index, name in enumerate(entry.renders):
+            image = self._image(entry, index, self.renders[name].render, ranks.get(name))
+            if name == last:
+                ahead = queues[image.render.pool][: ranks[name]]
+                image = image.model_copy(update={"ahead_s": sum(e.cost for e in ahead)})
+            images.append(image)
+        newest = self.history.newest(job_id)
+        return entry.job.model_copy(update={"images": tuple(images), "last_event": newest})
+
+    def _image(self, entry: JobEntry, index: int, render: Render, rank: int | None) -> JobImage:
+        return JobImage(
+            index=index,
+            render=render,
+            cached=index in entry.cached or render.found,
+            dropped=entry.dropped.get(index, (None, 0))[0],
+            dropped_at=entry.dropped.get(index, (None, None))[1],
+            position=rank,
+            rate=self.rates.get(render.pool) if render.state in OPEN else None,
         )
-        return entry.job.model_copy(update={"images": images})
 
     def claimed(self, entry: Entry) -> Claim:
         return Claim(
@@ -216,6 +267,8 @@ class Ledger:
             worker=entry.render.worker or "",
             queued_at=entry.render.queued_at,
             claimed_at=self.now(),
+            against=entry.render.against,
+            previews=entry.previews,
         )
 
     def forget(self, fingerprint: str, render_id: str) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from threading import RLock
 
 from shared.errors import JobFinished
@@ -18,11 +18,15 @@ from shared.jobs import (
     Job,
     Render,
     RenderState,
-    StoredResult,
+    Verdict,
 )
 from shared.store.attendance import Attendances, MemoryAttendance
 from shared.store.desk import Desk
 from shared.store.ledger import Ledger
+from shared.store.memory_events import MemoryEvents
+from shared.store.memory_index import MemoryIndex
+from shared.store.memory_outbox import MemoryOutbox, Parcels
+from shared.store.memory_queue import MemoryQueue
 from shared.store.values import (
     UNWELL_S,
     Cause,
@@ -31,6 +35,7 @@ from shared.store.values import (
     Delayed,
     Hold,
     Moved,
+    Outcome,
     Poison,
     PoolStats,
     Standing,
@@ -42,7 +47,7 @@ from shared.store.values import (
 )
 
 
-class MemoryJobStore(MemoryAttendance):
+class MemoryJobStore(MemoryAttendance, MemoryEvents, MemoryIndex, MemoryOutbox, MemoryQueue):
     """See shared/store/port.py. Thread-safe. `clock` gives unix seconds."""
 
     def __init__(
@@ -57,6 +62,8 @@ class MemoryJobStore(MemoryAttendance):
         self._now = clock
         self._lock = RLock()
         self._ledger = Ledger(clock, max_losses, max_retries, retry_pause_s)
+        self._parcels = Parcels(self._ledger)
+        self._ledger.history.post = self._parcels.post
         self._attendances = Attendances(self._ledger)
         self._desk = Desk(self._ledger, max_queue, self._attendances)
         self._idempotency = self._desk.idempotency
@@ -115,6 +122,8 @@ class MemoryJobStore(MemoryAttendance):
             entry.set(RenderState.running, attempt=attempt, worker=worker, step=0, started_at=now)
             self._tokens[token] = entry.render.id
             self._ledger.count("claimed")
+            for job, index in sorted(entry.waiters):
+                self._ledger.image_running(job, index, entry)
             return self._ledger.claimed(entry)
 
     def renew(self, steps: Mapping[str, tuple[str, int]], lease_s: float) -> dict[str, Hold]:
@@ -126,7 +135,9 @@ class MemoryJobStore(MemoryAttendance):
         if entry is None or not self._ledger.holds(entry, token):
             return "lost"
         entry.lease_until = self._now() + lease_s
-        entry.set(step=max(step, entry.render.step))
+        if step > entry.render.step:
+            entry.set(step=step)
+            self._ledger.tell_step(entry)
         stop = entry.render.state is RenderState.running and not entry.wanted
         return "cancel" if stop else "held"
 
@@ -137,13 +148,14 @@ class MemoryJobStore(MemoryAttendance):
                 return False
             if entry.render.state is RenderState.running:
                 entry.set(RenderState.storing, step=step)
+                self._ledger.tell_step(entry)
             return True
 
     def close(
         self,
         render_id: str,
         token: str,
-        outcome: StoredResult | Failure | None,
+        outcome: Outcome,
         *,
         found: bool = False,
         device_s: float = 0.0,
@@ -166,6 +178,9 @@ class MemoryJobStore(MemoryAttendance):
                 self._ledger.end(entry, RenderState.canceled)
             elif isinstance(outcome, Failure):
                 self._ledger.end(entry, RenderState.failed, error=outcome)
+            elif isinstance(outcome, Verdict):
+                self._ledger.end(entry, RenderState.succeeded, verdict=outcome)
+                self._ledger.learn(entry, device_s)
             elif outcome.token in self._condemned:
                 entry.fresh = True
                 self._ledger.give_back(entry, lost=False)
@@ -248,12 +263,13 @@ class MemoryJobStore(MemoryAttendance):
             ]
 
     def _poisoned(self, render: Render, jobs: tuple[str, ...]) -> Poison:
+        known = self._ledger.jobs
         return Poison(
             render_id=render.id,
             fingerprint=render.fingerprint,
             spec=render.spec,
             jobs=jobs,
-            owners=tuple(sorted({self._ledger.jobs[job].job.owner for job in jobs})),
+            owners=tuple(sorted({known[job].job.owner for job in jobs if job in known})),
             attempts=render.attempt,
             losses=render.losses,
             failed_at=render.finished_at or 0.0,
@@ -273,10 +289,15 @@ class MemoryJobStore(MemoryAttendance):
             self._condemned.add(token)
             return True
 
-    def results_in_use(self) -> set[str]:
+    def results_in_use(self, but: Collection[str] = ()) -> set[str]:
         with self._lock:
-            results = (entry.render.result for entry in self._ledger.renders.values())
+            others = (e.render for e in self._ledger.renders.values() if e.render.id not in but)
+            results = [render.result for render in others]
             return {result.token for result in results if result}
+
+    def inputs_in_use(self) -> set[str]:
+        with self._lock:
+            return {i for entry in self._ledger.renders.values() for i in entry.render.spec.inputs}
 
     def drain(self, name: str) -> None:
         with self._lock:

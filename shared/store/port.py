@@ -6,17 +6,22 @@ effect once. Every method raises StoreUnavailable when the store does not answer
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
-from shared.jobs import Failure, Job, StoredResult
+from shared.events import Event
+from shared.jobs import Job
+from shared.store.outbox import Outbox
+from shared.store.queries import Backlog, Forecast, JobPage, JobQuery, Owned
 from shared.store.values import (
     Cause,
     Claim,
     Delayed,
     Hold,
     Moved,
+    Outcome,
     Poison,
+    Pulse,
     Standing,
     Stats,
     StoreFault,
@@ -26,13 +31,13 @@ from shared.store.values import (
 )
 
 
-class JobStore(Protocol):
+class JobStore(Outbox, Protocol):
     # the API's side
     def submit(self, submission: Submission) -> Submitted:
         """Take the whole job in one step: replay, cache, single-flight, pending, tickets, record.
 
         When it returns the job is as safe as the store was told to make it. Raises QueueFull,
-        IdempotencyConflict, and NotDurable: it may have been taken, but nobody promises that it
+        IdempotencyConflict, NotStored, and NotDurable: it may have been taken, but nobody promises that it
         stays; the same order with the same idempotency key is safe. O(n log queued).
         """
 
@@ -48,6 +53,46 @@ class JobStore(Protocol):
     def forget(self, fingerprint: str, render_id: str) -> None:
         """The picture of this render is gone: answer nobody from it any more."""
 
+    # the API's side, for many jobs and for their end
+    def jobs(self, query: JobQuery) -> JobPage:
+        """A page of jobs, each as one moment sees it.
+
+        Those that are no longer remembered are left out. O(limit + log n) as a rule, and never more
+        than `LOOK_MOST` jobs: a page of rare ones may be short, or empty, with more to come.
+        """
+
+    def foresee(self, submission: Submission) -> Forecast:
+        """What this order would meet if it came now; nothing changes. O(n log queued)."""
+
+    def backlog(self, pools: Sequence[str], owner: str | None = None) -> Backlog:
+        """How much waits and runs in these pools, and on whose account; None: on everybody's.
+
+        `work_s` of a pool is exact up to 32 pending renders, then from a sample of 32; `oldest_at`
+        is the oldest of the next 64. O(owners + leases).
+        """
+
+    def disown(self, job_id: str) -> tuple[Owned, ...]:
+        """Answer nobody new with the pictures that only this job has, so that they can be deleted.
+
+        Raises JobNotFound, JobNotFinished.
+        """
+
+    def delete(self, job_id: str) -> None:
+        """Forget a finished job, its idempotency key, and renders that no other job refers to.
+
+        Nothing happens where there is no such job. Raises JobNotFinished.
+        """
+
+    # the API's side, for those who follow
+    def events(self, job_id: str, after: str | None) -> list[Event] | None:
+        """What happened to the job after this event, or at all; the oldest first.
+
+        None: `after` is no event of this job.
+        """
+
+    def pulse(self, job_ids: Sequence[str]) -> dict[str, Pulse]:
+        """How far these jobs are, for a fraction of what `get` costs; one that is gone is left out."""
+
     # the API's side, for clients that wait on an open connection: see `values.Attendance`
     def attend(self, job_id: str, client: str, gone_s: float) -> None:
         """The client still waits: hold the job for `gone_s` more, if it is held by clients at all."""
@@ -55,10 +100,10 @@ class JobStore(Protocol):
     def depart(self, job_id: str, client: str, gone_s: float) -> None:
         """The client has left: in `gone_s` what is queued is canceled, unless one comes back."""
 
-    def abandon(self, job_id: str) -> Job:
-        """Stop waiting for its queued images; what runs goes on. Raises JobNotFound.
+    def abandon(self, job_id: str, client: str) -> Job:
+        """The client gives up. If it was the last that held the job, queued images are canceled.
 
-        If that stopped any, its idempotency key is free again.
+        What runs goes on. If that stopped any, its idempotency key is free again. Raises JobNotFound.
         """
 
     def note(self, owner: str, name: str, value: str) -> None:
@@ -85,13 +130,14 @@ class JobStore(Protocol):
         self,
         render_id: str,
         token: str,
-        outcome: StoredResult | Failure | None,
+        outcome: Outcome,
         *,
         found: bool = False,
         device_s: float = 0.0,
     ) -> bool | Delayed:
         """End the render: a result, a failure, or None for canceled. False: the lease is lost.
 
+        A verdict ends it well, and answers nobody: it stored nothing.
         A result that is not `exact` ends its jobs well and answers no later order. The answer is
         Delayed to a retryable failure while the render's budget lasts; one that nobody wants any
         more is canceled. `found`: the result was stored before. `device_s` corrects later cost
@@ -111,6 +157,12 @@ class JobStore(Protocol):
 
         `lost`: its worker died, of `cause`; `detail` says it in words for a client. The last
         allowed loss fails the render as `worker_lost`, or as `container_memory` for that cause.
+        """
+
+    def preview(self, render_id: str, token: str, number: int, picture: bytes) -> None:
+        """Show a half-made PNG or JPEG to those who listen and ordered more than `number` of them.
+
+        `number` counts from 0. Nobody hears of it where the lease is lost.
         """
 
     def adopt(self, slot: str) -> Moved:
@@ -158,8 +210,11 @@ class JobStore(Protocol):
         already: ask `results_in_use` afterwards.
         """
 
-    def results_in_use(self) -> set[str]:
-        """Tokens of all pictures that a remembered render refers to; O(renders)."""
+    def results_in_use(self, but: Collection[str] = ()) -> set[str]:
+        """Tokens of all pictures that a remembered render, none of `but`, refers to; O(renders)."""
+
+    def inputs_in_use(self) -> set[str]:
+        """Input pictures, by SHA-256, that a remembered render starts from; O(renders)."""
 
     def drain(self, name: str) -> None:
         """Order the worker to take no more renders and leave; it stands until it is lifted."""

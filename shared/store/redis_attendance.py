@@ -33,8 +33,8 @@ class RedisAttendance:
         self._run("depart", job_id, client, gone_s)
 
     @translated
-    def abandon(self, job_id: str) -> Job:
-        seen = self._run("abandon", job_id)
+    def abandon(self, job_id: str, client: str) -> Job:
+        seen = self._run("abandon", job_id, client)
         if seen is None:
             raise JobNotFound
         return codec.decode_job(seen)

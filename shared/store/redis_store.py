@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, cast
 
 import redis
 from redis.commands.core import Script
 
-from shared.errors import IdempotencyConflict, JobFinished, JobNotFound, QueueFull
-from shared.jobs import Failure, Job, StoredResult
+from shared.errors import IdempotencyConflict, JobFinished, JobNotFound, NotStored, QueueFull
+from shared.jobs import Failure, Job, RenderSpec
 from shared.keys import KEYS, queue_name
 from shared.store import codec
 from shared.store.address import connect as connect
@@ -18,6 +18,10 @@ from shared.store.checks import faults_of
 from shared.store.durable import Durable
 from shared.store.faults import translated as _translated
 from shared.store.redis_attendance import RedisAttendance
+from shared.store.redis_events import RedisEvents
+from shared.store.redis_index import RedisIndex
+from shared.store.redis_outbox import RedisOutbox
+from shared.store.redis_queue import RedisQueue
 from shared.store.scripts import SCRIPTS, StoreConfig, prelude, source
 from shared.store.server import look
 from shared.store.values import (
@@ -27,6 +31,7 @@ from shared.store.values import (
     Delayed,
     Hold,
     Moved,
+    Outcome,
     Poison,
     PoolStats,
     Standing,
@@ -42,7 +47,7 @@ CONDEMNED_S = 86_400
 BATCH = 200
 
 
-class RedisJobStore(RedisAttendance):
+class RedisJobStore(RedisAttendance, RedisEvents, RedisIndex, RedisOutbox, RedisQueue):
     """See shared/store/port.py. Thread-safe."""
 
     def __init__(self, client: redis.Redis, config: StoreConfig) -> None:
@@ -66,6 +71,8 @@ class RedisJobStore(RedisAttendance):
             raise QueueFull
         if answer[0] == "conflict":
             raise IdempotencyConflict
+        if answer[0] == "not_stored":
+            raise NotStored
         how, seen, hits, attached, made = answer
         return Submitted(codec.decode_job(seen), how == "replayed", hits, attached, made)
 
@@ -110,7 +117,7 @@ class RedisJobStore(RedisAttendance):
         self,
         render_id: str,
         token: str,
-        outcome: StoredResult | Failure | None,
+        outcome: Outcome,
         *,
         found: bool = False,
         device_s: float = 0.0,
@@ -186,14 +193,22 @@ class RedisJobStore(RedisAttendance):
         return bool(self._run("condemn", fingerprint, token, CONDEMNED_S))
 
     @_translated
-    def results_in_use(self) -> set[str]:
-        tokens: set[str] = set()
+    def results_in_use(self, but: Collection[str] = ()) -> set[str]:
+        return {result["token"] for result in self._each("result", but)}
+
+    @_translated
+    def inputs_in_use(self) -> set[str]:
+        named = (spec.get(f) for spec in self._each("spec") for f in RenderSpec.INPUTS)
+        return {sha256 for sha256 in named if sha256}
+
+    def _each(self, field: str, but: Collection[str] = ()) -> Iterator[dict[str, Any]]:
+        """This field of all renders that have it."""
         for batch in self._renders():
             pipe = self._redis.pipeline(transaction=False)
             for render in batch:
-                pipe.hget(KEYS["render"] + render, "result")
-            tokens.update(json.loads(result)["token"] for result in pipe.execute() if result)
-        return tokens
+                if render not in but:
+                    pipe.hget(KEYS["render"] + render, field)
+            yield from (json.loads(value) for value in pipe.execute() if value)
 
     def _renders(self) -> Iterator[list[str]]:
         """The ids of all renders, in batches; one that is there all the time is never missed."""

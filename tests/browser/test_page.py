@@ -224,3 +224,24 @@ def contrast(one: str, other: str) -> float:
 
     dark, light = sorted((luminance(one), luminance(other)))
     return (light + 0.05) / (dark + 0.05)
+
+
+def test_the_reference_of_all_routes_comes_from_this_farm_alone(browser, site):
+    page = browser.new_context().new_page()
+    page.set_default_timeout(10_000)
+    asked, complaints = [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("console", lambda line: complaints.append(line.text) if line.type == "error" else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+
+    page.goto(f"{site.url}docs")
+    page.get_by_role("button", name="post /jobs", exact=False).first.click()
+    page.get_by_role("button", name="Try it out").click()
+    page.get_by_role("button", name="Execute").click()
+
+    status = page.locator(".live-responses-table .response-col_status").last
+    expect(status).to_contain_text("202")
+    assert site.farm.pending == 1
+    assert [url for url in asked if not url.startswith((site.url, "data:"))] == []
+    assert complaints == []
+    page.context.close()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from shared.errors import JobNotFound
+from shared.errors import JobNotFound, NotStored
 from shared.jobs import Failure, JobStatus, RenderState
 from shared.store.address import connect
 from shared.store.memory import MemoryJobStore
@@ -144,27 +144,42 @@ def test_a_job_stored_already_is_not_held(store: JobStore) -> None:
     assert store.unattended().abandoned == ()
 
 
-# ---------------------------------------------------------------------------------- abandoning
+# --------------------------------------------------------------------------------- giving up
 
 
 def test_abandon_stops_what_is_queued_only_and_may_be_repeated(store: JobStore) -> None:
     job = store.submit(order(n=2)).job
     run(store)
 
-    assert store.abandon(job.id).images[1].status is RenderState.canceled
-    again = store.abandon(job.id)
+    assert store.abandon(job.id, "c1").images[1].status is RenderState.canceled
+    again = store.abandon(job.id, "c1")
 
     assert [image.status for image in again.images] == [RenderState.running, RenderState.canceled]
 
 
 def test_abandon_of_an_unknown_job_is_not_found(store: JobStore) -> None:
     with pytest.raises(JobNotFound):
-        store.abandon("job_unknown")
+        store.abandon("job_unknown", "c1")
+
+
+def test_a_client_that_gives_up_takes_nothing_from_another(store: JobStore) -> None:
+    job = store.submit(order("c1")).job
+    store.submit(order("c2", repeats=True))
+
+    assert store.abandon(job.id, "c1").images[0].status is RenderState.queued
+    assert store.abandon(job.id, "c2").images[0].status is RenderState.canceled
+
+
+def test_a_client_cannot_give_up_a_job_that_none_like_it_ordered(store: JobStore) -> None:
+    job = store.submit(submission(idempotency=("key", "body"))).job
+    store.submit(order(idempotency=("key", "body")))
+
+    assert store.abandon(job.id, "c1").images[0].status is RenderState.queued
 
 
 def test_an_abandoned_job_frees_its_idempotency_key(store: JobStore) -> None:
     first = store.submit(order(idempotency=("key", "body"))).job
-    store.abandon(first.id)
+    store.abandon(first.id, "c1")
 
     again = store.submit(order(idempotency=("key", "other body")))
 
@@ -175,7 +190,7 @@ def test_an_abandoned_job_frees_its_idempotency_key(store: JobStore) -> None:
 def test_a_job_whose_images_all_run_keeps_its_idempotency_key(store: JobStore) -> None:
     first = store.submit(order(idempotency=("key", "body"))).job
     run(store)
-    store.abandon(first.id)
+    store.abandon(first.id, "c1")
 
     assert store.submit(order(idempotency=("key", "body"))).job.id == first.id
 
@@ -245,7 +260,7 @@ def test_a_repeated_request_never_gets_what_failed_or_was_canceled(store: JobSto
     store.close(taken.render_id, taken.token, Failure(code="render_error", message="no"))
     canceled = store.submit(order("c2", seed=2, n=2)).job
     run(store, "t2")
-    store.abandon(canceled.id)  # one image still runs
+    store.abandon(canceled.id, "c2")  # one image still runs
 
     assert again(store).job.id not in {failed.id, canceled.id}
 
@@ -274,6 +289,45 @@ def test_a_client_that_comes_back_saves_the_job(store: JobStore) -> None:
 
     assert store.unattended().abandoned == ()
     assert states(store, first.id) == [RenderState.queued]
+
+
+def test_a_finished_job_keeps_no_list_of_those_who_asked(store: JobStore) -> None:
+    job = store.submit(order(idempotency=("key", "body"))).job
+    finish(store, run(store))
+    store.depart(job.id, "c1", LONG_S)
+    other = store.submit(order("c2", seed=2)).job
+    finish(store, run(store, "t2"))
+    store.depart(other.id, "c2", LONG_S)
+
+    for number in range(3):
+        store.submit(order(f"late{number}", idempotency=("key", "body")))
+
+    assert again(store).job.id == job.id  # nobody is there: the oldest
+
+
+# ------------------------------------------------------------------- pictures that are stored
+
+
+def test_an_order_of_stored_pictures_only_leaves_nothing_behind_if_one_is_not(
+    store: JobStore,
+) -> None:
+    store.submit(submission(seed=5))
+    finish(store, run(store))
+    wanted = replace(submission(seed=5, n=2), stored_only=True)
+
+    with pytest.raises(NotStored):
+        store.submit(wanted)
+
+    with pytest.raises(JobNotFound):
+        store.get(wanted.job.id)
+    assert store.submit(replace(submission(seed=5), stored_only=True)).job.done
+
+
+def test_a_picture_in_the_making_is_not_stored(store: JobStore) -> None:
+    store.submit(submission(seed=5))
+
+    with pytest.raises(NotStored):
+        store.submit(replace(submission(seed=5), stored_only=True))
 
 
 # ------------------------------------------------------------------------------------------ notes

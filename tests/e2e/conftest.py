@@ -19,5 +19,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def farm(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFarm]:
     """Open, two workers. A test leaves it as it was; its file is of the group `e2e`."""
     folder = tmp_path_factory.mktemp("farm")
-    with RunningFarm(folder, models, workers=2, FARM_LEASE_S="2") as running:
+    more = {"FARM_LEASE_S": "2", "FARM_WEBHOOK_ALLOW_HOSTS": "127.0.0.1"}
+    with RunningFarm(folder, models, workers=2, **more) as running:
         yield running

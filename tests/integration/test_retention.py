@@ -24,6 +24,8 @@ NO_JOB = Failure(code="render_error", message="no")
 # What the farm knows of itself; everything else belongs to jobs and must end with them.
 OF_THE_FARM = ("farm:totals", "farm:serial", "farm:pools", "farm:vtime:", "farm:flows:", "render.")
 
+LISTS = ("farm:poison", "farm:jobs")  # the chores take out what has expired
+
 
 class Farm:
     def __init__(self, url: str, retention_s: int) -> None:
@@ -116,10 +118,11 @@ def test_nothing_of_a_job_stays_for_ever(farm: Farm, end) -> None:
     end(farm, order)
 
     assert farm.store.get(order.job.id).done
-    kept = {key: left_s for key, left_s in farm.ttls().items() if key != "farm:poison"}
+    kept = {key: left_s for key, left_s in farm.ttls().items() if not key.startswith(LISTS)}
     assert f"farm:job:{order.job.id}" in kept
     assert [key for key, left_s in kept.items() if left_s < 0] == []
     wait_until(lambda: farm.gone(order.job.id), 5.0)
+    farm.store.reconcile()
     left = {key.rpartition(":")[0] for key in farm.ttls() if key != "farm:poison"}
     # An hour or a day, then gone; a death belongs to its slot.
     assert left <= {"farm:render", "farm:token", "farm:idem:alice", "farm:death"}
@@ -153,7 +156,8 @@ def test_a_picture_that_a_later_job_was_answered_with_lasts_as_long_as_that_job(
     farm.finish()
 
     assert farm.store.get(later.id).done
-    assert all(left_s > 0 for left_s in farm.ttls().values())
+    lasting = [key for key, left_s in farm.ttls().items() if left_s < 0]
+    assert all(key.startswith(LISTS) for key in lasting)
     farm.redis.close()
 
 
@@ -171,6 +175,25 @@ def test_poison_is_forgotten_with_its_record(farm: Farm) -> None:
     assert farm.store.poison() == []
     farm.store.reconcile()
     assert farm.redis.exists("farm:poison") == 0
+
+
+def test_an_old_job_that_is_still_open_does_not_keep_the_chores_from_later_ones(
+    farm: Farm,
+) -> None:
+    old = [farm.store.submit(submission(owner=f"o{k}", seed=k)).job for k in range(120)]
+    short = old[110:]
+    for job in short:
+        farm.store.cancel(job.id)
+    wait_until(lambda: all(farm.gone(job.id) for job in short), 5.0)
+
+    farm.store.reconcile()
+    assert farm.redis.zcard("farm:jobs") == 120
+    farm.store.reconcile()
+
+    assert farm.redis.zcard("farm:jobs") == 110
+    assert farm.redis.zcard("farm:jobs:o0") == 1
+    assert not farm.redis.exists("farm:jobs:o119")
+    assert not farm.redis.exists("farm:trimmed")
 
 
 def test_an_idempotency_key_of_an_expired_job_makes_a_new_one(farm: Farm) -> None:

@@ -34,6 +34,8 @@ JOB_ROUTES = [
     for method, path in [
         ("GET", "/jobs/{id}"),
         ("HEAD", "/jobs/{id}"),
+        ("GET", "/jobs/{id}/events"),
+        ("HEAD", "/jobs/{id}/events"),
         ("POST", "/jobs/{id}/cancel"),
         ("POST", "/jobs/{id}/retry"),
         ("GET", "/jobs/{id}/result"),

@@ -108,13 +108,22 @@ def refused(response, farm, status, code, param=None):
         ({"promt": "x"}, "unknown_field", "promt"),
         ({"steps": 4, "num_inference_steps": 5}, "conflicting_fields", "num_inference_steps"),
         ({"width": 128, "size": "256x256"}, "conflicting_fields", "size"),
-        ({"init_image": "aGk="}, "unsupported_for_model", "init_image"),
-        ({"init_image": 0}, "unsupported_for_model", "init_image"),
-        ({"mask_image": {"job": "x"}}, "unsupported_for_model", "mask_image"),
-        ({"strength": 0.5}, "unsupported_for_model", "strength"),
-        ({"webhook": {"url": "https://example.org"}}, "unsupported_for_model", "webhook"),
+        ({"webhook": {"url": "http://example.org"}}, "webhook_url_not_allowed", "webhook/url"),
+        ({"webhook": {"url": "https://10.0.0.1/"}}, "webhook_url_not_allowed", "webhook/url"),
+        ({"webhook": {"url": 7}}, "invalid_value", "webhook/url"),
+        ({"webhook": {}}, "missing_field", "webhook/url"),
+        ({"webhook": "https://example.org"}, "invalid_value", "webhook"),
+        ({"webhook": {"url": "https://example.org", "events": []}}, "invalid_value", "webhook/events"),
+        ({"webhook": {"url": "https://example.org", "events": ["job.queued"]}}, "invalid_value", "webhook/events/0"),
+        ({"webhook": {"url": "https://example.org", "secret": "x"}}, "unknown_field", "webhook/secret"),
+        ({"init_image": "aGk="}, "invalid_image", "init_image"),
+        ({"init_image": 0}, "invalid_image", "init_image"),
+        ({"mask_image": {"job": "x"}}, "invalid_image", "mask_image"),
+        ({"mask_image": "aGk="}, "invalid_value", "mask_image"),
+        ({"strength": 0.5}, "invalid_value", "strength"),
         ({"loras": [{"name": "a", "scale": 1}]}, "unsupported_for_model", "loras"),
-        ({"partial_images": 1}, "unsupported_for_model", "partial_images"),
+        ({"partial_images": 4}, "invalid_value", "partial_images"),
+        ({"partial_images": -1}, "invalid_value", "partial_images"),
     ],
     ids=lambda value: str(value)[:40],
 )  # fmt: skip
@@ -238,7 +247,7 @@ def test_null_means_absent_and_equal_spellings_agree(client):
 
 
 def test_an_order_that_is_not_json_by_name_is_415(farm, client):
-    for kind in ("application/x-www-form-urlencoded", "text/plain", "multipart/form-data"):
+    for kind in ("application/x-www-form-urlencoded", "text/plain", "multipart/mixed"):
         headers = {"Content-Type": kind}
         response = client.post("/jobs", content=json.dumps(FOX), headers=headers)
         refused(response, farm, 415, "unsupported_media_type")
@@ -320,7 +329,7 @@ def test_an_idempotency_key_is_visible_ascii(farm, client, key):
         ("GET", "/models/nothing", 404, "model_not_found"),
         ("GET", "/models/nothing/at/all", 404, "model_not_found"),
         ("GET", "/readyz?model=nothing", 400, "model_not_found"),
-        ("DELETE", "/jobs/nothing", 405, "method_not_allowed"),
+        ("PUT", "/jobs/nothing", 405, "method_not_allowed"),
         ("GET", "/jobs/nothing/cancel", 405, "method_not_allowed"),
         ("POST", "/web/app.js", 405, "method_not_allowed"),
         ("BREW", "/jobs", 405, "method_not_allowed"),
@@ -334,6 +343,14 @@ def test_a_url_or_method_that_is_not_there(farm, client, method, path, status, c
     assert problem["instance"].startswith("/")
 
 
-def test_405_says_what_is_allowed(client):
-    assert client.put("/jobs").headers["allow"] == "POST"
-    assert client.post("/models").headers["allow"] == "GET, HEAD"
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [
+        ("/jobs", "GET, HEAD, POST"),
+        ("/v1/jobs/nothing", "DELETE, GET, HEAD"),
+        ("/models", "GET, HEAD"),
+        ("/web/x", "GET, HEAD"),
+    ],
+)
+def test_a_405_names_every_method_of_the_url(client, path, methods):
+    assert client.request("PATCH", path).headers["allow"] == methods

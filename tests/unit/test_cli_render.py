@@ -12,8 +12,8 @@ from click.testing import CliRunner
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
-import cli.client
 from cli.main import main
+from renderfarm_client.wire import is_loopback
 from tests.loopback import serving
 from tests.waiting import wait_until
 
@@ -70,7 +70,10 @@ class FakeFarm:
 
     def now(self, request):
         look = self.looks[min(self.seen, len(self.looks) - 1)]
-        return look(str(request.base_url))
+        seen = look(str(request.base_url))
+        for order in self.orders.values():
+            seen["input"]["output_format"] = order["output_format"]
+        return seen
 
 
 def problem(status, code, detail, field=None):
@@ -123,6 +126,7 @@ def render(farm, tmp_path, monkeypatch):
         return CliRunner().invoke(main, arguments, env=env, prog_name="renderfarm")
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("cli.options.ORDERING_PATIENCE_S", 1.0)
     return run
 
 
@@ -413,4 +417,4 @@ def test_ctrl_c_cancels_the_job_and_is_code_130(farm, tmp_path):
     ],
 )
 def test_loopback_is_known_by_its_address(url, loopback):
-    assert cli.client.is_loopback(url) is loopback
+    assert is_loopback(url) is loopback

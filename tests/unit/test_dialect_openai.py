@@ -160,7 +160,9 @@ def test_what_has_no_effect_is_named_and_nothing_else() -> None:
 
 
 def test_a_name_that_no_header_can_carry_is_left_out() -> None:
-    assert wish_of({"a\r\nb": 1, "ü": 1, "x" * 65: 1, "ok": 1}).headers == {"X-Ignored-Params": "ok"}
+    assert wish_of({"a\r\nb": 1, "ü": 1, "x" * 65: 1, "ok": 1}).headers == {
+        "X-Ignored-Params": "ok"
+    }
 
 
 @pytest.mark.parametrize("name", ["user", "safety_identifier"])

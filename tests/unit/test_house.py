@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("api", "worker", "shared", "cli", "deploy")
+PACKAGES = ("api", "worker", "shared", "cli", "deploy", "renderfarm_client")
 
 
 def imported_by(module: str) -> set[str]:

@@ -40,7 +40,7 @@ local key = K.render .. render
 if tag > tonumber(call('GET', K.vtime .. pool) or 0) then
   call('SET', K.vtime .. pool, precise(tag))
 end
-call('HINCRBY', key, 'attempt', 1)
+local attempt = call('HINCRBY', key, 'attempt', 1)
 call('HSET', key, 'state', 'running', 'token', token, 'slot', slot, 'worker', worker, 'step', 0,
   'started_at', precise(time))
 call('ZADD', K.leases, precise(time + lease_s), render)
@@ -48,4 +48,8 @@ call('SADD', K.slot .. slot, render)
 call('SET', K.token .. token, render, 'EX', 3600)
 count('claimed')
 top_up(pool)
+for _, waiter in ipairs(call('SMEMBERS', K.waiters .. render)) do
+  local job, index = waiter:match('^(.*):(%d+)$')
+  image_running(job, index, attempt)
+end
 return claimed(render)

@@ -1,6 +1,6 @@
 -- Put before every script. K (key prefixes), TICKET, TICKETS_MAX, MAX_LOSSES, MAX_RETRIES,
 -- RETRY_PAUSE_S, RETENTION_S, IDEMPOTENCY_S, DEATH_S, UNWELL_S and ATTACH_S are set by the line
--- above; the schema is in shared/keys.py.
+-- above, as are LANE_MOST, OWNER_MOST and LOG_MOST; the schema is in shared/keys.py.
 -- Scripts run alone, so what one does is one step. All times are Redis' own.
 
 local call = redis.call
@@ -16,6 +16,51 @@ end
 
 local function count(outcome)
   call('HINCRBY', K.totals, outcome, 1)
+end
+
+-- Webhooks (shared/store/outbox.py): what waits takes its place in the lane of its owner and receiver.
+local function send_off(owner, lane, member, due)
+  call('ZADD', K.undelivered, due, member)
+  call('ZADD', K.lane .. owner .. ' ' .. lane, due, member)
+  call('ZADD', K.lanes .. owner, 'LT', due, lane) -- later only by its turn, see queue_up
+  call('ZADD', K.outbox, 'LT', due, owner)
+end
+
+-- An event goes out, once, if the job's webhook wants it.
+local function post(job, type, index)
+  local owner, hook = unpack(call('HMGET', K.job .. job, 'owner', 'hook'))
+  if not hook or not (hook .. ' '):find(' ' .. type .. ' ', 1, true) then
+    return
+  end
+  local name = index and type .. ':' .. index or type
+  local time = precise(now())
+  if call('HSETNX', K.deliveries .. job, name, time .. ' waiting 0 ' .. time) == 1 then
+    send_off(owner, hook:match('^%S+'), job .. ' ' .. name, time)
+  end
+end
+
+-- When a lane, or an owner, has its next turn: with the first that is due `behind` it, but after those
+-- who wait since it had its last; with too many under way, when the first of them ends.
+local function next_turn(line, member, behind, flights, most, time)
+  local head = call('ZRANGE', behind, 0, 0, 'WITHSCORES')[2]
+  if not head then
+    call('ZREM', line, member)
+    return
+  end
+  local turn = math.max(tonumber(head), time)
+  call('ZREMRANGEBYSCORE', flights, '-inf', precise(time))
+  if call('ZCARD', flights) >= most then
+    turn = math.max(turn, tonumber(call('ZRANGE', flights, 0, 0, 'WITHSCORES')[2]))
+  end
+  call('ZADD', line, precise(turn), member)
+end
+
+local function queue_up(owner, lane, time)
+  if lane then
+    local road = owner .. ' ' .. lane
+    next_turn(K.lanes .. owner, lane, K.lane .. road, K.flight .. road, LANE_MOST, time)
+  end
+  next_turn(K.outbox, owner, K.lanes .. owner, K.flight .. owner, OWNER_MOST, time)
 end
 
 -- A ticket is the message that Celery's own producer made, with fresh ids.
@@ -78,29 +123,102 @@ local function is_open(state)
   return state == 'queued' or leased(state)
 end
 
--- The job is final: from here on it is remembered for RETENTION_S, and its renders a little longer.
-local function finish_job(job)
-  call('ZREM', K.deadlines, job)
-  call('EXPIRE', K.job .. job, RETENTION_S)
-  for render in (call('HGET', K.job .. job, 'renders') or ''):gmatch('%S+') do
-    local state, fingerprint = unpack(call('HMGET', K.render .. render, 'state', 'fingerprint'))
-    if state and not is_open(state) then -- another job waits for an open one, and outlives this
-      call('EXPIRE', K.render .. render, RETENTION_S + 3600)
-      call('EXPIRE', K.current .. fingerprint, RETENTION_S)
+-- To whoever listens to a job now. A server that lets us tell nobody must not stop the work.
+local function tell(job, message)
+  redis.pcall('PUBLISH', K.live .. job, message)
+end
+
+-- An event of a job: remembered as long as the job, and told to whoever listens now. Its number is
+-- its place in the list. `index` and `attempt` are the image's, if it is about one.
+local function emit(job, type, index, attempt)
+  local line = string.format('%.3f %s', now(), type)
+  if index then
+    line = line .. ' ' .. index .. ' ' .. (attempt or 0)
+  end
+  local number = call('RPUSH', K.events .. job, line)
+  tell(job, number .. ' ' .. line)
+  post(job, type, index)
+end
+
+-- Whether somebody listens to a job.
+local function heard(job)
+  local seen = redis.pcall('PUBSUB', 'NUMSUB', K.live .. job)
+  return not seen.err and seen[2] > 0
+end
+
+-- How many steps are run: from an input picture only the last part of the schedule, but one at least.
+local function steps_to_run(spec)
+  if type(spec.init_image_sha256) ~= 'string' or type(spec.strength) ~= 'number' then
+    return spec.steps
+  end
+  return spec.steps - math.min(math.floor(spec.steps - spec.steps * spec.strength), spec.steps - 1)
+end
+
+-- Steps done are told, not remembered.
+local function tell_step(render, step)
+  local steps
+  for _, waiter in ipairs(call('SMEMBERS', K.waiters .. render)) do
+    local job, index = waiter:match('^(.*):(%d+)$')
+    if heard(job) then
+      steps = steps or steps_to_run(cjson.decode(call('HGET', K.render .. render, 'spec')))
+      local said = '{"type":"image.progress","index":%d,"step":%d,"steps":%d}'
+      tell(job, said:format(index, step, steps))
     end
   end
 end
 
-local function image_done(job)
-  if call('EXISTS', K.job .. job) == 1 and call('HINCRBY', K.job .. job, 'open', -1) == 0 then
-    finish_job(job)
+local function image_running(job, index, attempt)
+  local open, started = unpack(call('HMGET', K.job .. job, 'open', 'started'))
+  if not open then -- a job that is gone has no events
+    return
+  end
+  if not started then
+    call('HSET', K.job .. job, 'started', 1)
+    emit(job, 'job.running')
+  end
+  emit(job, 'image.running', index, attempt)
+end
+
+-- Of a job's images the highest decides how it ended, as `job_status` of shared/jobs.py does.
+local WEIGHT = { succeeded = 1, expired = 2, failed = 3, canceled = 4 }
+
+-- The job is final: from here on it is remembered for RETENTION_S, and its renders a little longer.
+local function finish_job(job)
+  call('ZREM', K.deadlines, job)
+  local index, outcome = 0, 'succeeded'
+  for render in (call('HGET', K.job .. job, 'renders') or ''):gmatch('%S+') do
+    local state, fingerprint = unpack(call('HMGET', K.render .. render, 'state', 'fingerprint'))
+    if state and not is_open(state) then -- another job waits for an open one, and outlives this
+      call('EXPIRE', K.render .. render, RETENTION_S + 3600)
+      call('EXPIRE', K.users .. render, RETENTION_S + 3600)
+      call('EXPIRE', K.current .. fingerprint, RETENTION_S)
+    end
+    local dropped = call('HGET', K.job .. job, 'drop:' .. index)
+    local ended = dropped and dropped:match('^%S+') or state or 'failed'
+    if WEIGHT[ended] > WEIGHT[outcome] then
+      outcome = ended
+    end
+    index = index + 1
+  end
+  emit(job, 'job.' .. outcome)
+  call('EXPIRE', K.job .. job, RETENTION_S)
+  call('EXPIRE', K.events .. job, RETENTION_S)
+  call('EXPIRE', K.deliveries .. job, RETENTION_S)
+end
+
+local function image_done(job, index, state, attempt)
+  if call('EXISTS', K.job .. job) == 1 then
+    emit(job, 'image.' .. state, index, attempt)
+    if call('HINCRBY', K.job .. job, 'open', -1) == 0 then
+      finish_job(job)
+    end
   end
 end
 
 -- End a render: `fields` are its last ones. Every waiting job is advanced.
 local function end_render(render, state, fields)
   local key = K.render .. render
-  local fingerprint, slot = unpack(call('HMGET', key, 'fingerprint', 'slot'))
+  local fingerprint, slot, attempt = unpack(call('HMGET', key, 'fingerprint', 'slot', 'attempt'))
   call('HSET', key, 'state', state, 'finished_at', precise(now()), unpack(fields or {}))
   unlease(render, slot)
   if state ~= 'succeeded' then
@@ -108,7 +226,8 @@ local function end_render(render, state, fields)
   end
   count(state)
   for _, waiter in ipairs(call('SMEMBERS', K.waiters .. render)) do
-    image_done(waiter:match('^(.*):'))
+    local job, index = waiter:match('^(.*):(%d+)$')
+    image_done(job, index, state, attempt)
   end
   call('DEL', K.waiters .. render)
 end
@@ -204,8 +323,8 @@ end
 -- next step if it runs (then the image shows what is true: that it still runs).
 local function drop_image(job, index, render, why)
   local key = K.render .. render
-  local state, pool, flow, charge, wanted =
-    unpack(call('HMGET', key, 'state', 'pool', 'flow', 'charge', 'wanted'))
+  local state, pool, flow, charge, wanted, attempt =
+    unpack(call('HMGET', key, 'state', 'pool', 'flow', 'charge', 'wanted', 'attempt'))
   local member = job .. ':' .. index
   if call('SISMEMBER', K.waiters .. render, member) == 0 then
     return
@@ -222,7 +341,7 @@ local function drop_image(job, index, render, why)
     dequeue(pool, render, flow, tonumber(charge))
     end_render(render, 'canceled')
   end
-  image_done(job) -- last: what the job remembers must be final by then
+  image_done(job, index, 'canceled', attempt) -- last: what the job remembers must be final by then
 end
 
 -- Drop what has not started of jobs whose deadline has passed; answers these jobs.
@@ -242,11 +361,62 @@ local function expire_due(limit)
   return jobs
 end
 
+-- The index of jobs by when they came: everybody's, and each owner's.
+local function index_job(job, owner, time)
+  call('ZADD', K.jobs, precise(time), job .. ' ' .. owner)
+  call('ZADD', K.owned .. owner, precise(time), job)
+end
+
+local function unindex_job(job, owner)
+  call('ZREM', K.jobs, job .. ' ' .. owner)
+  call('ZREM', K.owned .. owner, job)
+end
+
+-- Whether a job other than this one refers to a render. The one that it was made for stands in its
+-- hash, later ones in a set: the newest outlives the others as a rule, and those that are no longer
+-- remembered leave the set on the way, so this looks at little.
+local function others_use(render, job)
+  local first, state = unpack(call('HMGET', K.render .. render, 'job', 'state'))
+  if not first or is_open(state) then -- an older version made it, and did not say for whom
+    return true
+  end
+  if first ~= job and call('EXISTS', K.job .. first) == 1 then
+    return true
+  end
+  local users = K.users .. render
+  while true do
+    local newest = call('ZREVRANGE', users, 0, 0)[1]
+    if not newest then
+      return false
+    end
+    if newest ~= job and call('EXISTS', K.job .. newest) == 1 then
+      return true
+    end
+    call('ZREM', users, newest)
+  end
+end
+
+-- Which render answers an image: one that succeeded, or one that somebody still waits for.
+local function answering(fingerprint)
+  local render = call('GET', K.current .. fingerprint)
+  if not render then
+    return nil
+  end
+  local state, wanted = unpack(call('HMGET', K.render .. render, 'state', 'wanted'))
+  if state == 'succeeded' then
+    return render, 'hit'
+  end
+  if state and is_open(state) and tonumber(wanted) > 0 then
+    return render, 'attached'
+  end
+  return nil
+end
+
 -- A client waits for the job on an open connection. A job that no such client ordered stays unheld:
 -- it is nobody's to abandon.
 local function attend(job, client, gone_s)
   local key = K.job .. job
-  if call('EXISTS', key) == 1 then
+  if tonumber(call('HGET', key, 'open') or 0) > 0 then
     local held_until = precise(now() + gone_s)
     call('HSET', key, 'client:' .. client, held_until)
     call('ZADD', K.attended, 'XX', 'GT', held_until, job)
@@ -330,18 +500,50 @@ local function abandon(job)
   return canceled
 end
 
--- A job as one moment sees it: {now, job hash, {render, render hash, rank or -1}, ...}; false: none.
+-- The id of a job's newest event, as shared/events.py spells it; '' where it has none.
+local function newest(job)
+  local number = call('LLEN', K.events .. job)
+  local at = number > 0 and call('LINDEX', K.events .. job, -1):match('^%S+')
+  return at and (number .. '-' .. at:gsub('%.', '')) or ''
+end
+
+-- Predicted device seconds of the first `renders` of a queue: exact for SAMPLE of them, else from one
+-- of each of SAMPLE equal stretches, at a place that differs, since a queue of few flows is periodic.
+local SAMPLE = 32
+local function work_ahead(pool, renders)
+  local looks, sum = math.min(renders, SAMPLE), 0
+  for i = 0, looks - 1 do
+    local at = math.floor((i + (i + 1) * 0.6180339887498949 % 1) * renders / looks)
+    local render = call('ZRANGE', K.pending .. pool, at, at)[1]
+    sum = sum + tonumber(render and call('HGET', K.render .. render, 'cost') or 0)
+  end
+  return looks > 0 and sum * renders / looks or 0
+end
+
+-- A job as one moment sees it: {now, job hash, {render, render hash, rank or -1, measured rate or '',
+-- work ahead or ''}, ...}; false: none. Only its last queued image is told what is ahead.
 local function snapshot(job)
   local record = call('HGETALL', K.job .. job)
   if #record == 0 then
     return false
   end
+  record[#record + 1] = 'newest'
+  record[#record + 1] = newest(job)
   local seen = { precise(now()), record }
+  local last, last_rank, last_pool
   for render in call('HGET', K.job .. job, 'renders'):gmatch('%S+') do
     local fields = call('HGETALL', K.render .. render)
-    local pool = call('HGET', K.render .. render, 'pool')
+    local pool, state = unpack(call('HMGET', K.render .. render, 'pool', 'state'))
     local rank = pool and call('ZRANK', K.pending .. pool, render) or false
-    seen[#seen + 1] = { render, fields, rank or -1 }
+    local rate = pool and is_open(state) and call('GET', K.rate .. pool) or ''
+    local entry = { render, fields, rank or -1, rate, '' }
+    if rank and rank > (last_rank or -1) then
+      last, last_rank, last_pool = entry, rank, pool
+    end
+    seen[#seen + 1] = entry
+  end
+  if last then
+    last[5] = precise(work_ahead(last_pool, last_rank))
   end
   return seen
 end

@@ -1,5 +1,5 @@
 -- Bring back renders whose pause is over and top up tickets everywhere; forget flows that owe
--- nothing, workers long gone, and poison that has expired.
+-- nothing, workers long gone, and poison and jobs that have expired.
 -- ARGV: seconds after which a silent worker is forgotten. Answers how many tickets were added.
 local time = now()
 local added = 0
@@ -21,6 +21,20 @@ for _, render in ipairs(call('ZRANGEBYSCORE', K.poison, '-inf', old, 'LIMIT', 0,
   if call('EXISTS', K.render .. render) == 0 then
     call('ZREM', K.poison, render)
   end
+end
+-- Jobs that are no longer remembered leave the index. An old one that is still open is passed over,
+-- so the next turn begins where this one ended, until there are no more old ones.
+local came = call('ZRANGEBYSCORE', K.jobs, call('GET', K.trimmed) or '-inf', old, 'WITHSCORES', 'LIMIT', 0, 100)
+for i = 1, #came, 2 do
+  local job, owner = came[i]:match('^(%S+) (%S+)$')
+  if call('EXISTS', K.job .. job) == 0 then
+    unindex_job(job, owner)
+  end
+end
+if #came == 200 then
+  call('SET', K.trimmed, came[200])
+else
+  call('DEL', K.trimmed)
 end
 local workers = call('HGETALL', K.workers)
 for i = 1, #workers, 2 do

@@ -13,6 +13,7 @@ for i = 2, #ARGV, 3 do
     call('ZADD', K.leases, until_s, render)
     if step > tonumber(seen) then
       call('HSET', key, 'step', step)
+      tell_step(render, step)
     end
     standing[#standing + 1] = (state == 'running' and tonumber(wanted) == 0) and 'cancel' or 'held'
   end

@@ -6,4 +6,5 @@ if owner ~= token or not leased(state) then
   return 0
 end
 call('HSET', key, 'state', 'storing', 'step', step)
+tell_step(render, step)
 return 1

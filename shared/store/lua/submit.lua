@@ -1,7 +1,7 @@
 -- The whole order in one step: replay, cache, single-flight, pending, tickets, record.
--- ARGV: JSON {job, owner, priority, weight, version, record, deadline_s, bypass, max_queue,
---             idempotency: {key, body}, attendance: {client, gone_s, body, repeats}, images: [{render, fingerprint, pool, spec, cost}]}
--- Answers {'ok' | 'replayed', snapshot, hits, attached, made} or {'full' | 'conflict'}.
+-- ARGV: JSON {job, owner, priority, weight, version, record, deadline_s, bypass, max_queue, previews, hook,
+--             idempotency: {key, body}, attendance: {client, gone_s, body, repeats}, stored_only, images: [{render, fingerprint, pool, spec, cost}]}
+-- Answers {'ok' | 'replayed', snapshot, hits, attached, made} or {'full' | 'conflict' | 'not_stored'}.
 
 local order = cjson.decode(ARGV[1])
 local given = order.idempotency
@@ -32,22 +32,6 @@ if order.attendance and order.attendance.repeats then
   end
 end
 
--- Which render answers an image: one that succeeded, or one that somebody still waits for.
-local function answering(fingerprint)
-  local render = call('GET', K.current .. fingerprint)
-  if not render then
-    return nil
-  end
-  local state, wanted = unpack(call('HMGET', K.render .. render, 'state', 'wanted'))
-  if state == 'succeeded' then
-    return render, 'hit'
-  end
-  if state and is_open(state) and tonumber(wanted) > 0 then
-    return render, 'attached'
-  end
-  return nil
-end
-
 local tally = { hit = 0, attached = 0, new = 0 }
 local fresh = {}
 for _, image in ipairs(order.images) do
@@ -61,6 +45,9 @@ for _, image in ipairs(order.images) do
   if image.how == 'new' then
     fresh[image.pool] = (fresh[image.pool] or 0) + 1
   end
+end
+if order.stored_only and tally.hit < #order.images then
+  return { 'not_stored' }
 end
 for pool, more in pairs(fresh) do
   if call('ZCARD', K.pending .. pool) + more > order.max_queue then
@@ -81,9 +68,17 @@ for index, image in ipairs(order.images) do
 end
 call('HSET', key, 'record', order.record, 'owner', order.owner, 'created_at', precise(time),
   'open', open, 'renders', table.concat(renders, ' '))
+index_job(order.job, order.owner, time)
+emit(order.job, 'job.queued')
+if order.previews > 0 then
+  call('HSET', key, 'previews', order.previews)
+end
 if order.deadline_s then
   call('HSET', key, 'deadline_at', precise(time + order.deadline_s))
   call('ZADD', K.deadlines, precise(time + order.deadline_s), order.job)
+end
+if order.hook then -- "<the receiver's origin> <event> <event> ..."
+  call('HSET', key, 'hook', order.hook)
 end
 if idem then
   call('SET', idem, order.job .. ' ' .. given.body, 'EX', IDEMPOTENCY_S)
@@ -99,24 +94,35 @@ for index, image in ipairs(order.images) do
   local render = K.render .. image.answer
   local rate = tonumber(call('GET', K.rate .. image.pool) or 1)
   local charge = image.cost * rate / order.weight
+  if image.how ~= 'new' then
+    call('ZADD', K.users .. image.answer, precise(time), order.job)
+    call('PERSIST', K.users .. image.answer)
+  end
   if image.how == 'hit' then
     call('PERSIST', render) -- until this job is final too
     call('PERSIST', K.current .. image.fingerprint)
     call('HSET', key, 'cached:' .. (index - 1), 1)
     count('hit')
+    emit(order.job, 'image.succeeded', index - 1, call('HGET', render, 'attempt'))
   else
     if image.how == 'new' then
       call('SADD', K.pools, image.pool)
       call('HSET', render, 'fingerprint', image.fingerprint, 'pool', image.pool, 'spec', image.spec,
         'state', 'queued', 'attempt', 0, 'losses', 0, 'step', 0, 'wanted', 0,
-        'queued_at', precise(time), 'cost', precise(image.cost), 'version', order.version)
+        'queued_at', precise(time), 'cost', precise(image.cost), 'version', order.version,
+        'job', order.job)
+      if image.against then
+        call('HSET', render, 'against', image.against)
+      end
       enqueue(image.pool, image.answer, flow, charge)
       if order.bypass then
         call('HSET', render, 'fresh', 1)
       else
         call('SET', K.current .. image.fingerprint, image.answer)
       end
-    elseif call('HGET', render, 'state') == 'queued' then
+    elseif call('HGET', render, 'state') ~= 'queued' then
+      image_running(order.job, index - 1, call('HGET', render, 'attempt'))
+    else
       -- A second buyer may be nearer to the head of the queue than the first: then he pays.
       if start_tag(image.pool, flow) < tonumber(call('HGET', render, 'tag')) then
         local payer, paid = unpack(call('HMGET', render, 'flow', 'charge'))
@@ -126,6 +132,10 @@ for index, image in ipairs(order.images) do
     end
     if image.how == 'attached' then
       count('attached')
+    end
+    if order.previews > 0 then
+      local most = math.max(tonumber(call('HGET', render, 'previews') or 0), order.previews)
+      call('HSET', render, 'previews', most)
     end
     call('HINCRBY', render, 'wanted', 1)
     call('SADD', K.waiters .. image.answer, order.job .. ':' .. (index - 1))

@@ -1,0 +1,55 @@
+"""What an order would cost and when it would be done, without taking it."""
+
+from __future__ import annotations
+
+from api.farm import Farm
+from shared.answers import EstimateView, ForeseenView
+from shared.errors import QueueFull
+from shared.eta import Crew, wait_s
+from shared.store.queries import Forecast
+from shared.store.values import Order, Submission
+
+
+def estimate(farm: Farm, submission: Submission) -> EstimateView:
+    """Stores nothing. Raises QueueFull, StoreUnavailable, ResultsUnavailable.
+
+    An image that another job has ordered too is not cached, and costs nothing more. A worker looks
+    for a stored picture before it renders, so this does too.
+    """
+    orders = submission.orders
+    crew = Crew.of(orders[0].spec.pool, farm.workers())
+    seen = farm.store.foresee(submission)
+    new = [order for order, way in zip(orders, seen.ways, strict=True) if way == "new"]
+    if new and seen.queued + len(new) > farm.settings.max_queue:
+        raise QueueFull
+    cached = [way == "hit" for way in seen.ways]
+    if submission.job.cache == "use":
+        cached = [known or _is_stored(farm, o) for known, o in zip(cached, orders, strict=True)]
+    missing = [
+        o
+        for o, way, known in zip(orders, seen.ways, cached, strict=True)
+        if not known and way == "new"
+    ]
+    return EstimateView(
+        input=submission.job.input,
+        images=[
+            ForeseenView(index=k, seed=o.spec.seed, fingerprint=o.fingerprint, cached=cached[k])
+            for k, o in enumerate(orders)
+        ],
+        gpu_s=round(sum(o.cost_s for o in missing) * (seen.rate or 1.0), 3),
+        queue_position=None if all(cached) else seen.first,
+        eta_s=0.0 if all(cached) else _eta_s(seen, orders[-1].cost_s, crew),
+        workers_ready=crew.able,
+    )
+
+
+def _is_stored(farm: Farm, order: Order) -> bool:
+    return farm.results.find(order.fingerprint) is not None
+
+
+def _eta_s(seen: Forecast, own_s: float, crew: Crew) -> float | None:
+    if seen.rate is None or seen.last is None:
+        return None
+    mean_s = seen.ahead_s / seen.last if seen.last else own_s
+    waiting_s = wait_s(seen.last, mean_s * seen.rate, crew)
+    return None if waiting_s is None else round(waiting_s + own_s * seen.rate, 1)

@@ -1,0 +1,71 @@
+"""A few cases for every operation of the document; `make fuzz` sends thousands."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from collections.abc import Callable, Iterator
+
+import pytest
+from schemathesis.core.failures import FailureGroup
+
+from api.openapi import operations
+from tests.api_kit import Farm
+from tests.fuzz.cases import fuzz
+from tests.fuzz.ground import KEY, Ground
+from tests.servers.engines import ENGINES
+
+CASES = 16
+METHODS = {"GET", "POST", "PUT", "PATCH", "DELETE"}
+DOCUMENT = Farm().app.openapi()
+
+
+@pytest.fixture(scope="module")
+def ground(redis_of: Callable[[str], str]) -> Iterator[Ground]:
+    ground = Ground(redis_of(ENGINES[0]))
+    yield ground
+    ground.close()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("name", [name for name, _ in operations(DOCUMENT)])
+def test_no_request_is_a_fault_of_the_farm_or_leaves_anything_when_refused(
+    ground: Ground, name: str
+) -> None:
+    [operation] = [each for each in ground.operations() if each.label == name]
+
+    assert fuzz(ground, operation, CASES, fixed=True) > 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        (lambda ground: 1 // 0, "answered 500"),
+        (lambda ground: ground.leave_a_key(), "1 keys are left"),
+        (lambda ground: {"id": 7}, "Response violates schema"),
+    ],
+    ids=["a crash", "a record left behind", "an answer that is not as described"],
+)
+def test_a_planted_fault_is_found(
+    redis_of: Callable[[str], str], fault: Callable[[Ground], object], told: str
+) -> None:
+    ground = Ground(redis_of(ENGINES[0]))
+    ground.plant("/models/{model_id}", lambda: fault(ground))
+    [operation] = [each for each in ground.operations() if each.label == "GET /models/{model_id}"]
+
+    with pytest.raises((AssertionError, FailureGroup)) as caught:
+        fuzz(ground, operation, 4, fixed=True)
+
+    ground.close()
+    assert told in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("path", list(DOCUMENT["paths"]))
+def test_a_method_that_a_url_does_not_answer_is_405_and_says_which_it_does(path: str) -> None:
+    known = {name.upper() for name in DOCUMENT["paths"][path]}
+    url = re.sub(r"\{[^}]+\}", "x", path).replace("/files/x/x.x", "/files/x/0.png")
+    for method in METHODS - known:
+        answer = Farm().client(KEY).request(method, url)
+
+        assert (answer.status_code, answer.json()["error"]["code"]) == (405, "method_not_allowed")
+        assert set(answer.headers["allow"].split(", ")) >= known
