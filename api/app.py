@@ -18,6 +18,7 @@ from api.auth import read_keys
 from api.drain import Drain, LastAnswer
 from api.errors import Problem, add_schema, problem_of, respond
 from api.farm import Farm, answers, remembered
+from api.fetching import Fetcher
 from api.live import Deaf, Live
 from api.middleware import BodyLimit, RequestLog
 from api.openapi import complete
@@ -94,6 +95,7 @@ def create_app(
         results=results,
         catalog=catalog,
         hosts=trusted_hosts(settings),
+        fetcher=Fetcher.of(settings),
         keys=read_keys(settings),
         signer=Signer(settings, store),
         registry=registry,

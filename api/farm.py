@@ -14,6 +14,7 @@ from ulid import ULID
 
 from api.auth import Keys, Owner
 from api.drain import Drain
+from api.fetching import Fetcher
 from api.links import links
 from api.watch import Watch
 from shared.errors import JobGone, JobNotFound, Unavailable
@@ -40,6 +41,7 @@ class Farm:
     results: ResultStore
     catalog: Catalog
     hosts: Hosts  # whom webhooks may reach besides the public internet
+    fetcher: Fetcher
     keys: Keys
     signer: Signer
     registry: CollectorRegistry

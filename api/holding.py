@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 
@@ -37,7 +37,7 @@ from shared.errors import NotStored, Unavailable
 from shared.jobs import Job, JobStatus, RenderState
 from shared.models import ModelEntry
 from shared.settings import Settings
-from shared.store.values import Attendance, Submission
+from shared.store.values import Attendance, Submission, WorkerStatus
 
 NOT_READY_S = 10  # when to ask again
 _NO_RETRY = {"x-should-retry": "false"}  # it would only cost a second render
@@ -66,7 +66,8 @@ def ordered(request: Request, farm: Farm, owner: Owner, order: NewJob) -> Submis
     count = request.headers.get("x-stainless-retry-count", "0")
     repeats = count.isascii() and count.isdigit() and int(count[:9]) > 0
     by = Attendance(str(ULID()), farm.settings.client_gone_s, body, repeats)
-    submission = admit(order, entry, owner, now=time.time(), idempotency=replay, given=given)
+    now, base = time.time(), farm.links(request).base
+    submission = admit(order, entry, owner, now=now, idempotency=replay, given=given, base=base)
     return replace(submission, attendance=by)
 
 
@@ -76,15 +77,18 @@ async def answered(
     owner: Owner,
     submission: Submission,
     build: Callable[[Job], Response],
+    headers: Mapping[str, str],
     *,
     taken: Callable[[Held], None] | None = None,
     json: bool = True,
 ) -> Response:
-    """What `build` makes of the job once it has succeeded, and `taken` hears of it before.
+    """What `build` makes of the job once it has succeeded, with these headers.
 
-    Both are called in a thread. `json`: spaces may be sent before the answer. Raises Problem and everything that `take` raises.
+    `taken` hears of the job before; both are called in a thread. `json`: spaces may be sent before
+    the answer. Raises Problem, and everything that `take` raises.
     """
     wait = await submitted(request, farm, owner, submission)
+    wait.headers.update(headers)
     if taken:
         await run_in_threadpool(taken, wait)
     waiting = asyncio.ensure_future(_answer(request, farm, wait, build))
@@ -134,18 +138,17 @@ def _submit(request: Request, farm: Farm, owner: Owner, submission: Submission) 
     ready = ready_workers(entry, workers) > 0
     try:
         order = replace(submission, stored_only=not ready)
-        submitted, headers = take(request, farm, owner, order)
+        found, headers = take(request, farm, owner, order)
     except NotStored:
-        raise _not_ready(farm, entry) from None
-    if not ready and not submitted.job.done:  # an earlier order of this client
-        raise _not_ready(farm, entry)
-    return Held(
-        submitted.job, submission.attendance.client if submission.attendance else "", headers
-    )
+        raise _not_ready(entry, workers) from None
+    if not ready and not found.job.done:  # an earlier order of this client
+        raise _not_ready(entry, workers)
+    by = submission.attendance
+    return Held(found.job, by.client if by else "", headers)
 
 
-def _not_ready(farm: Farm, entry: ModelEntry) -> Problem:
-    why = reason([worker for worker in farm.store.workers() if worker.pool == entry.pool])
+def _not_ready(entry: ModelEntry, workers: Sequence[WorkerStatus]) -> Problem:
+    why = reason([worker for worker in workers if worker.pool == entry.pool])
     detail = f"{entry.id} is not ready: {why}"
     return Problem(503, "model_not_ready", detail, headers={"Retry-After": str(NOT_READY_S)})
 

@@ -13,6 +13,10 @@ Schema = dict[str, Any]
 TAGS = {
     "jobs": "Order images, look, fetch, cancel.",
     "files": "Pictures by signed URL.",
+    "inputs": "Pictures to start from, kept for later orders.",
+    "OpenAI": "The Images API of OpenAI's clients, also without `/v1`.",
+    "image bytes": "One picture as the answer, as Hugging Face's clients want it.",
+    "A1111": "What tools of AUTOMATIC1111's web UI ask for.",
     "models": "What can be ordered, and who serves it.",
     "operations": "For probes, operators and admins.",
 }
@@ -29,10 +33,11 @@ def complete(document: Schema) -> Schema:
     for _, operation in operations(document):
         for parameter in operation.get("parameters", []):
             _put(parameter, parameter["name"], parameter["schema"])
-        for body in operation.get("requestBody", {}).get("content", {}).values():
-            _describe("", body.get("schema", {}))
         for status, response in operation["responses"].items():
             _exemplify(status, response)
+        for body in (operation.get("requestBody", {}), *operation["responses"].values()):
+            for content in body.get("content", {}).values():
+                _describe("", content.get("schema", {}))
     return document
 
 
@@ -68,7 +73,8 @@ def _put(described: Schema, name: str, exemplified: Schema) -> None:
 def is_plain(schema: Schema) -> bool:
     """Whether an example would help: its values are neither listed, nor described elsewhere."""
     inside = [*schema.get("anyOf", []), *([schema["items"]] if schema.get("items") else [])]
-    return not {"$ref", "const", "enum"} & schema.keys() and all(map(is_plain, inside))
+    listed = {"$ref", "const", "enum", "oneOf"} & schema.keys() or schema.get("format") == "binary"
+    return not listed and all(map(is_plain, inside))
 
 
 def _exemplify(status: str, response: Schema) -> None:

@@ -13,6 +13,15 @@ from starlette.types import Receive, Scope, Send
 from api.prefer import gone
 
 MEDIA_TYPE = "text/event-stream"
+SCHEMA = {  # of one event
+    "type": "object",
+    "properties": {
+        "event": {"type": "string", "description": "What happened", "examples": ["job.running"]},
+        "data": {"type": "string", "description": "JSON", "examples": ["{}"]},
+        "id": {"type": "string", "description": "Where to go on", "examples": ["7-1767610800000"]},
+        "retry": {"type": "integer", "description": "ms to rest", "examples": [2000]},
+    },
+}
 SEND_S = 30.0  # a client that reads nothing for so long has left
 PING = b": ping\n\n"
 HEADERS = {

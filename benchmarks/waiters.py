@@ -1,6 +1,6 @@
 """What thousands of waiting clients cost one process of the API, next to one without any.
 
-    python -m benchmarks.waiters [--waiters 2000] [--orders 200] [--rounds 3]
+    python -m benchmarks.waiters [--waiters 2000] [--orders 600]
 
 Half of the waiters follow an event stream, half wait with `Prefer: wait`, two to a job, on real
 connections. Both processes serve the same Redis; orders are sent to one and the other in turn, one at a
@@ -113,16 +113,14 @@ async def until_ready(port: int) -> None:
             await asyncio.sleep(0.05)
 
 
-async def time_orders(apis: dict[str, Api], count: int, rounds: int) -> dict[str, list[float]]:
+async def time_orders(apis: dict[str, Api], count: int) -> dict[str, list[float]]:
     """Milliseconds of each order, to one process and the other in turn."""
     took: dict[str, list[float]] = {name: [] for name in apis}
-    seeds = iter(range(1_000_000, 2_000_000))
-    for _ in range(rounds):
-        for name, api in apis.items():
-            for _ in range(count):
-                begun = time.perf_counter()
-                await order(api.port, next(seeds))
-                took[name].append((time.perf_counter() - begun) * 1e3)
+    for seed in range(count):
+        for place, (name, api) in enumerate(apis.items(), 1):
+            begun = time.perf_counter()
+            await order(api.port, place * 1_000_000 + seed)
+            took[name].append((time.perf_counter() - begun) * 1e3)
     return took
 
 
@@ -147,7 +145,8 @@ async def run(apis: dict[str, Api], store: JobStore, options: argparse.Namespace
         await until_ready(api.port)
     with_them = apis["with"]
     jobs = [await order(with_them.port, seed) for seed in range(1, options.waiters // 2 + 1)]
-    await time_orders(apis, 20, 1)  # every thread and buffer is there
+    for api in apis.values():  # until every thread of the pool is there
+        await asyncio.gather(*(order(api.port, 3_000_000 + seed) for seed in range(100)))
     before, threads = with_them.rss_bytes, with_them.process.num_threads()
     opened = asyncio.Semaphore(0)
     pairs = {
@@ -162,7 +161,7 @@ async def run(apis: dict[str, Api], store: JobStore, options: argparse.Namespace
     print(f"threads {threads} before, {with_them.process.num_threads()} with them")
     busy = await asyncio.to_thread(with_them.process.cpu_percent, 3.0)
     print(f"the process that holds them uses {busy:.0f} % of a core while nothing happens")
-    took = await time_orders(apis, options.orders, options.rounds)
+    took = await time_orders(apis, options.orders)
     for name in apis:
         row(f"POST /jobs, {name} waiters", took[name])
     ratio = statistics.median(took["with"]) / statistics.median(took["without"])
@@ -177,8 +176,7 @@ async def run(apis: dict[str, Api], store: JobStore, options: argparse.Namespace
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--waiters", type=int, default=2000)
-    parser.add_argument("--orders", type=int, default=200, help="in each round")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--orders", type=int, default=600, help="to each process")
     options = parser.parse_args()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 2 * options.waiters + 1000), most))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,16 +43,39 @@ class Outbound:
         cannot be interrupted; when that alone takes as long, nothing is sent.
         Raises UrlNotAllowed, OutboundFailed.
         """
+        length = {"Content-Length": str(len(body))}
+        with self._answer("POST", url, length | headers, body, limit_s) as answer:
+            return answer.status
+
+    def get(self, url: str, *, limit_s: float, limit_bytes: int) -> bytes:
+        """The body of a 200, as it comes; every other answer, a redirect too, is a failure.
+
+        `limit_s` as in `post`, with reading the body. Raises UrlNotAllowed, OutboundFailed.
+        """
+        data = bytearray()
+        with self._answer("GET", url, {"Accept": "*/*"}, b"", limit_s) as answer:
+            if answer.status != 200:
+                raise OutboundFailed(f"the host answered {answer.status}")
+            for piece in answer.iter_stream():
+                data += piece
+                if len(data) > limit_bytes:
+                    raise OutboundFailed(f"it has more than {limit_bytes} bytes")
+        return bytes(data)
+
+    @contextmanager
+    def _answer(
+        self, method: str, url: str, headers: dict[str, str], body: bytes, limit_s: float
+    ) -> Iterator[httpcore2.Response]:
         target = read_target(url, self.trusted)
         network = _Pinned(self, time.monotonic() + limit_s)
         origin = httpcore2.Origin(target.scheme.encode(), target.host.encode(), target.port)
-        lines = [("Host", _host(target)), ("Content-Length", str(len(body))), *headers.items()]
+        lines = [("Host", _host(target)), *headers.items()]
         try:
             with (
                 httpcore2.HTTPConnection(origin, self.tls, network_backend=network) as connection,
-                connection.stream("POST", _url(target), headers=lines, content=body) as answer,
+                connection.stream(method, _url(target), headers=lines, content=body) as answer,
             ):
-                return answer.status
+                yield answer
         except (httpcore2.TimeoutException, TimeoutError) as error:
             raise OutboundFailed(f"no answer within {limit_s:g} s") from error
         except (httpcore2.NetworkError, httpcore2.ProtocolError, OSError) as error:

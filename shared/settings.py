@@ -131,6 +131,10 @@ class Settings(BaseModel):
     webhook_ca_file: Path | None = knob(
         None, "An authority to trust besides the system's when a webhook is delivered"
     )
+    input_url_hosts: str = knob(
+        "",
+        "Host names, addresses and CIDRs, separated by spaces, that an input picture may be fetched from, public or not; `*`: every public host. Empty: orders must bring their pictures",
+    )
     metrics_token: SecretStr | None = knob(None, "If set, `/metrics` wants it as a Bearer token")
 
     # the workers

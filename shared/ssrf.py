@@ -60,6 +60,11 @@ class Hosts:
     def trusts(self, address: Address) -> bool:
         return any(address in network for network in self.networks)
 
+    def covers(self, host: str) -> bool:
+        """Whether a URL's host is one of these, by name or as an address. Raises UrlNotAllowed."""
+        literal = _literal(host)
+        return host in self.names if literal is None else self.trusts(literal)
+
 
 @dataclass(slots=True, frozen=True)
 class Target:
@@ -79,11 +84,9 @@ class Target:
 def read_target(url: str, trusted: Hosts) -> Target:
     """What can be judged without a resolver. Raises UrlNotAllowed, which says why."""
     target = take_apart(url)
-    literal = _literal(target.host)
-    known = target.host in trusted.names if literal is None else trusted.trusts(literal)
-    if target.scheme == "http" and not known:
+    if target.scheme == "http" and not trusted.covers(target.host):
         raise UrlNotAllowed("must start with https://")
-    if literal is not None:
+    if (literal := _literal(target.host)) is not None:
         judge(literal, trusted)
     return target
 

@@ -148,9 +148,10 @@ def progress(job: Job | None, current: str | None, eta_s: float | None) -> dict[
     busy = job is not None and not job.done
     images = job.images if job and busy else ()
     done = [image for image in images if image.finished_at is not None]
-    steps = [(image.render.step, image.render.spec.steps) for image in images]
+    steps = [(image.render.step, image.render.spec.steps_to_run) for image in images]
     made = sum(
-        1.0 if i.finished_at is not None else i.render.step / i.render.spec.steps for i in images
+        1.0 if i.finished_at is not None else i.render.step / i.render.spec.steps_to_run
+        for i in images
     )
     running = next((s for s, i in zip(steps, images, strict=True) if i.finished_at is None), (0, 0))
     asked = job is not None and job.cancel_requested_at is not None

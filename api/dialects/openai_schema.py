@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from api import sse
+
 CODES = (
     "invalid_json", "invalid_value", "missing_field", "invalid_size", "conflicting_fields",
     "model_not_found", "unsupported_for_model", "invalid_image", "invalid_idempotency_key",
@@ -100,6 +102,6 @@ STREAMED: dict[str, Any] = {
                 },
             },
         },
-        "text/event-stream": {"schema": _TEXT},
+        sse.MEDIA_TYPE: {"schema": sse.SCHEMA},
     },
 }

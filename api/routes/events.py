@@ -38,7 +38,7 @@ RETRY = b"retry: 2000\n\n"  # ms until a client that was cut off comes back
     responses={
         200: {
             "description": "Events until the job is final; `: ping` each 15 s",
-            "content": {sse.MEDIA_TYPE: {"schema": {"type": "string"}}},
+            "content": {sse.MEDIA_TYPE: {"schema": sse.SCHEMA}},
         },
         204: {"description": "The job is final and the client has its last event: do not come back"},
         **responses(

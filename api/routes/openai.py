@@ -54,7 +54,12 @@ async def deployed(request: Request, owner: Caller, deployment: str, body: JsonB
     return await _generate(request, owner, body, deployment)
 
 
-@router.options("/images/generations", status_code=204, summary="Whether this is served (no key)")
+@router.options(
+    "/images/generations",
+    status_code=204,
+    summary="Whether this is served (no key)",
+    responses=responses(),
+)
 async def served() -> Response:
     return Response(status_code=204, headers={"Allow": "OPTIONS, POST"})
 
@@ -152,9 +157,9 @@ async def _serve(
 
     def build(job: Job) -> Response:
         items = _items(request, farm, job, manner)
-        return JSONResponse(answer(job, items, manner.quality), headers=headers)
+        return JSONResponse(answer(job, items, manner.quality))
 
-    return await answered(request, farm, owner, submission, build)
+    return await answered(request, farm, owner, submission, build, headers)
 
 
 def _order(request: Request, farm: Farm, owner: Owner, wish: Wish, limits: Limits) -> Submission:

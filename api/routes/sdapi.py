@@ -190,9 +190,9 @@ async def _serve(request: Request, owner: Owner, body: bytes, *, image: bool) ->
     def build(job: Job) -> Response:
         entry = farm.catalog.find(job.input["model"])
         pictures = [_picture(farm, job, image) for image in job.images]
-        return JSONResponse(a1111.answer(job, pictures, entry, given), headers=headers)
+        return JSONResponse(a1111.answer(job, pictures, entry, given))
 
-    return await answered(request, farm, owner, submission, build, taken=note)
+    return await answered(request, farm, owner, submission, build, headers, taken=note)
 
 
 def _order(

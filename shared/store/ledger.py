@@ -143,7 +143,7 @@ class Ledger:
                 self.history.tell(job, said)
 
     def tell_step(self, entry: Entry) -> None:
-        step, steps = entry.render.step, entry.render.spec.steps
+        step, steps = entry.render.step, entry.render.spec.steps_to_run
         self.tell(
             entry,
             lambda _, index: json.dumps(

@@ -13,10 +13,11 @@ import httpx2
 from PIL import Image
 
 from shared.images import read_info
-from tests.e2e.farm import ENDLESS, RunningFarm
+from tests.e2e.farm import RunningFarm
 from tests.waiting import wait_until
 
 FOX = {"prompt": "a red fox", "size": "64x64", "steps": 2}
+SLOW = {"prompt": "a red fox", "size": "512x512", "steps": 100}  # half a minute: cancel it
 GENERATIONS = "/v1/images/generations"
 
 
@@ -44,18 +45,42 @@ def test_openais_answer_is_a_url_that_opens(farm: RunningFarm) -> None:
     assert (opened.status_code, size_of(opened.content)) == (200, (64, 64))
 
 
-def test_openais_stream_ends_with_the_pictures(farm: RunningFarm) -> None:
-    body = FOX | {"stream": True, "n": 2, "partial_images": 1, "steps": 4}
+def test_openais_stream_shows_previews_and_then_the_pictures(farm: RunningFarm) -> None:
+    body = FOX | {"stream": True, "n": 2, "partial_images": 3, "size": "256x256", "steps": 24}
     with httpx2.stream("POST", f"{farm.url}{GENERATIONS}", json=body, timeout=60) as response:
         lines = [line for line in response.iter_lines() if line.startswith("data: ")]
 
     events = [json.loads(line.removeprefix("data: ")) for line in lines]
     done = [event for event in events if event["type"] == "image_generation.completed"]
     early = [event for event in events if event["type"] == "image_generation.partial_image"]
-    assert len(done) == 2
     assert len(early) + len(done) == len(events)
-    assert all(size_of(base64.b64decode(event["b64_json"])) == (64, 64) for event in done)
-    assert all(size_of(base64.b64decode(event["b64_json"])) for event in early)
+    assert [size_of(base64.b64decode(event["b64_json"])) for event in done] == [(256, 256)] * 2
+    assert 1 <= len(early) <= 6
+    assert {event["partial_image_index"] for event in early} <= {0, 1, 2}
+    kinds = {Image.open(io.BytesIO(base64.b64decode(e["b64_json"]))).format for e in early}
+    assert kinds == {event["output_format"].upper() for event in early}
+
+
+def test_an_edit_is_drawn_from_the_picture_and_keeps_what_is_masked(farm: RunningFarm) -> None:
+    """The mask's left half is transparent: only that half is drawn anew."""
+    file, mask = io.BytesIO(), io.BytesIO()
+    Image.new("RGB", (64, 64), (200, 30, 30)).save(file, "PNG")
+    holes = Image.new("RGBA", (64, 64), (0, 0, 0, 255))
+    holes.paste((0, 0, 0, 0), (0, 0, 32, 64))
+    holes.save(mask, "PNG")
+
+    response = httpx2.post(
+        f"{farm.url}/v1/images/edits",
+        data={"prompt": "a red fox", "size": "64x64", "steps": "4", "seed": "920"},
+        files={"image": ("a.png", file.getvalue()), "mask": ("m.png", mask.getvalue())},
+        timeout=60,
+    )
+
+    assert response.status_code == 200, response.text
+    drawn = base64.b64decode(response.json()["data"][0]["b64_json"])
+    made = Image.open(io.BytesIO(drawn)).convert("RGB")
+    assert made.getpixel((60, 60)) == (200, 30, 30)
+    assert made.crop((0, 0, 24, 64)).getextrema() != ((200, 200), (30, 30), (30, 30))
 
 
 def test_txt2img_answers_the_png(farm: RunningFarm) -> None:
@@ -80,7 +105,7 @@ def test_the_infotexts_of_the_web_uis_dialect_stand_in_the_pictures(farm: Runnin
 
 
 def test_the_web_uis_progress_and_interrupt(farm: RunningFarm) -> None:
-    body = {"prompt": "a red fox", "width": 1024, "height": 1024, "steps": 100}
+    body = {"prompt": "a red fox", "width": 512, "height": 512, "steps": 100}
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(post, farm, "/sdapi/v1/txt2img", body)
 
@@ -98,7 +123,7 @@ def test_the_web_uis_progress_and_interrupt(farm: RunningFarm) -> None:
 def test_a_client_that_gives_up_twice_and_asks_again_causes_one_render(farm: RunningFarm) -> None:
     body = {**FOX, "size": "256x256", "steps": 12}
     claimed = farm.total("claimed")
-    blockers = [farm.post(ENDLESS).json()["id"] for _ in "ab"]  # both workers are busy
+    blockers = [farm.post(SLOW).json()["id"] for _ in "ab"]  # both workers are busy
     wait_until(lambda: farm.total("claimed") == claimed + 2, 30, "for the blockers")
 
     for count in "01":

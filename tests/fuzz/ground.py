@@ -1,8 +1,10 @@
-"""What is fuzzed: the whole API on a real Redis, with jobs in every state, and no worker."""
+"""What is fuzzed: the whole API on a real Redis, jobs in every state, a thread that draws."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import redis
@@ -13,7 +15,7 @@ from schemathesis.schemas import APIOperation, BaseSchema
 from api.errors import Problem
 from shared.settings import Settings
 from shared.store import open_store
-from tests.api_kit import Farm
+from tests.api_kit import LARGE, TINY, Farm, claim, finish, worker
 
 KEY = "root-key"
 ORDER = {"size": "64x64", "steps": 2}
@@ -23,7 +25,13 @@ class Ground:
     """The application, its schema, ids worth asking for, and how much its Redis remembers."""
 
     def __init__(self, redis_url: str) -> None:
-        settings = Settings(redis_url=redis_url, durability="off", api_keys=f"root:{KEY}:admin")
+        settings = Settings(
+            redis_url=redis_url,
+            durability="off",
+            api_keys=f"root:{KEY}:admin",
+            sync_wait_s=0.3,
+            max_wait_s=1,
+        )
         self.farm = Farm(settings, store=open_store(settings))
         self.headers = {"Authorization": f"Bearer {KEY}"}
         self._redis = redis.Redis.from_url(redis_url)
@@ -32,6 +40,9 @@ class Ground:
             _light(self.farm.app.openapi()), config=SchemathesisConfig()
         )
         self.schema.app = self.farm.app
+        self._closing = threading.Event()
+        self._painter = threading.Thread(target=self._paint, daemon=True)
+        self._painter.start()
 
     def _seed_the_store(self) -> None:
         with self.farm.client(KEY) as client:
@@ -47,6 +58,7 @@ class Ground:
             self.farm.fail()
             self.jobs.append(order())
             client.post(f"/jobs/{self.jobs[-1]}/cancel")
+            self.done = list(self.jobs)
             self.jobs.append(order())
             self.farm.claim()
             self.jobs.append(order(n=10))
@@ -69,7 +81,21 @@ class Ground:
         self._redis.set("left", "behind")
         raise Problem(404, "model_not_found", "but something stays")
 
+    def _paint(self) -> None:
+        """Play a worker of both models, so that who waits is answered."""
+        store, results = self.farm.store, self.farm.results
+        for model in (TINY, LARGE):
+            one = worker("ready", model).model_copy(update={"name": model.id})
+            store.heartbeat(one, 3600.0)
+        while not self._closing.wait(0.01):
+            for model in (TINY, LARGE):
+                while claimed := claim(store, model.pool):
+                    with suppress(AssertionError):  # canceled meanwhile
+                        finish(store, results, claimed)
+
     def close(self) -> None:
+        self._closing.set()
+        self._painter.join(10)
         self._redis.close()
 
 

@@ -219,6 +219,7 @@ def test_spaces_keep_a_silent_connection_open() -> None:
 
         assert call.status == 200
         assert call.headers["content-type"] == "application/json"
+        assert call.headers["x-model"] == "tiny"
         assert answer["data"][0]["b64_json"]
 
     play(Settings(sync_heartbeat_s=0.02), scene)

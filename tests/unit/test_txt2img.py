@@ -132,9 +132,11 @@ def test_other_routes_have_no_such_header(client: TestClient) -> None:
 
 
 def test_a_client_may_take_the_job_instead(farm: Farm, client: TestClient) -> None:
-    response = client.post(PATH, json=FOX, headers={"Prefer": "respond-async, wait=5"})
+    body = FOX | {"webhook": {"url": "https://example.org/done"}}
+    response = client.post(PATH, json=body, headers={"Prefer": "respond-async, wait=5"})
 
     job = response.json()
+    assert job["webhook"]["url"] == "https://example.org/done"
     assert (response.status_code, job["status"]) == (202, "queued")
     assert response.headers["preference-applied"] == "respond-async"
     assert response.headers["location"] == f"http://farm.test/v1/jobs/{job['id']}"

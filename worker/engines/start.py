@@ -80,15 +80,17 @@ def _encoded(vae: Any, rgb: bytes, spec: RenderSpec, device: torch.device) -> Te
     """The mean of the encoder's distribution, as the transformer sees latents; float32."""
     levels = torch.frombuffer(bytearray(rgb), dtype=torch.uint8).to(device)
     pixels = levels.view(1, spec.height, spec.width, 3).permute(0, 3, 1, 2) / 127.5 - 1
-    mean: Tensor = vae.encode(pixels.to(vae.dtype)).latent_dist.mode().float()
-    return (mean - vae.config.shift_factor) * vae.config.scaling_factor
+    mean = vae.encode(pixels.to(vae.dtype)).latent_dist.mode().float()
+    latents: Tensor = (mean - vae.config.shift_factor) * vae.config.scaling_factor
+    return latents
 
 
 def _cells(mask: bytes, spec: RenderSpec, device: torch.device) -> Tensor:
     """A cell is repainted if any of its pixels is: a soft edge needs something on both sides."""
     levels = torch.frombuffer(bytearray(mask), dtype=torch.uint8).to(device)
     marked = (levels.view(1, 1, spec.height, spec.width) > 0).float()
-    return torch.nn.functional.max_pool2d(marked, LATENT_PX)
+    cells: Tensor = torch.nn.functional.max_pool2d(marked, LATENT_PX)
+    return cells
 
 
 def _last_sigmas(scheduler: Any, spec: RenderSpec) -> list[float]:

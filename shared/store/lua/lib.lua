@@ -146,13 +146,21 @@ local function heard(job)
   return not seen.err and seen[2] > 0
 end
 
+-- How many steps are run: from an input picture only the last part of the schedule, but one at least.
+local function steps_to_run(spec)
+  if type(spec.init_image_sha256) ~= 'string' or type(spec.strength) ~= 'number' then
+    return spec.steps
+  end
+  return spec.steps - math.min(math.floor(spec.steps - spec.steps * spec.strength), spec.steps - 1)
+end
+
 -- Steps done are told, not remembered.
 local function tell_step(render, step)
   local steps
   for _, waiter in ipairs(call('SMEMBERS', K.waiters .. render)) do
     local job, index = waiter:match('^(.*):(%d+)$')
     if heard(job) then
-      steps = steps or cjson.decode(call('HGET', K.render .. render, 'spec')).steps
+      steps = steps or steps_to_run(cjson.decode(call('HGET', K.render .. render, 'spec')))
       local said = '{"type":"image.progress","index":%d,"step":%d,"steps":%d}'
       tell(job, said:format(index, step, steps))
     end
@@ -408,7 +416,7 @@ end
 -- it is nobody's to abandon.
 local function attend(job, client, gone_s)
   local key = K.job .. job
-  if call('EXISTS', key) == 1 then
+  if tonumber(call('HGET', key, 'open') or 0) > 0 then
     local held_until = precise(now() + gone_s)
     call('HSET', key, 'client:' .. client, held_until)
     call('ZADD', K.attended, 'XX', 'GT', held_until, job)
