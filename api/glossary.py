@@ -144,13 +144,6 @@ WORDS: dict[str, tuple[str, Any]] = {
     "first_id": ("Of this page", JOB),
     "last_id": ("Of this page: `after` for the next", JOB),
     "has_more": ("Whether a next page may hold something", False),
-    "created_after": ("Only jobs that came later", _TIME),
-    "created_before": ("Only jobs that came earlier", _TIME),
-    "limit": ("How many at most", 20),
-    "after": ("`last_id` of the page before", JOB),
-    "before": ("`first_id` of the page behind", JOB),
-    "purge": ("Delete pictures that no other job has, too", False),
-    "dry_run": ("Take nothing, and tell what it would meet", False),
     # the queue
     "queued": ("How many renders wait", 12),
     "running": ("How many renders run", 2),
