@@ -21,7 +21,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from deploy.children import Program
-from deploy.embedded import EmbeddedRedis, free_port
+from deploy.embedded import EmbeddedRedis
+from deploy.ports import free_port
 from shared.errors import StoreUnavailable
 from shared.keys import KEYS
 from shared.results import open_results

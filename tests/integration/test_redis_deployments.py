@@ -11,7 +11,7 @@ import pytest
 import redis
 from kombu.exceptions import OperationalError
 
-from deploy.embedded import free_port
+from deploy.ports import free_port
 from shared.errors import StoreRefuses, StoreUnavailable
 from shared.jobs import JobStatus
 from shared.settings import Settings
