@@ -5,9 +5,9 @@ from __future__ import annotations
 from api.farm import Farm
 from shared.answers import EstimateView, ForeseenView
 from shared.errors import QueueFull
-from shared.eta import Crew, wait_s
+from shared.eta import Crew, place_s
 from shared.store.queries import Forecast
-from shared.store.values import Order, Submission
+from shared.store.values import Order, Place, Submission
 
 
 def estimate(farm: Farm, submission: Submission) -> EstimateView:
@@ -38,7 +38,7 @@ def estimate(farm: Farm, submission: Submission) -> EstimateView:
         ],
         gpu_s=round(sum(o.cost_s for o in missing) * (seen.rate or 1.0), 3),
         queue_position=None if all(cached) else seen.first,
-        eta_s=0.0 if all(cached) else _eta_s(seen, orders[-1].cost_s, crew),
+        eta_s=0.0 if all(cached) else _eta_s(seen, orders[-1], crew),
         workers_ready=crew.able,
     )
 
@@ -47,9 +47,7 @@ def _is_stored(farm: Farm, order: Order) -> bool:
     return farm.results.find(order.fingerprint) is not None
 
 
-def _eta_s(seen: Forecast, own_s: float, crew: Crew) -> float | None:
-    if seen.rate is None or seen.last is None:
+def _eta_s(seen: Forecast, order: Order, crew: Crew) -> float | None:
+    if seen.last is None:
         return None
-    mean_s = seen.ahead_s / seen.last if seen.last else own_s
-    waiting_s = wait_s(seen.last, mean_s * seen.rate, crew)
-    return None if waiting_s is None else round(waiting_s + own_s * seen.rate, 1)
+    return place_s(Place(order.spec.pool, seen.last, seen.ahead_s, order.cost_s, seen.rate), crew)
