@@ -27,7 +27,7 @@ _LIMITS = frozenset({"max_steps", "min_side_px", "max_side_px", "max_pixels"})
     summary="List the models",
     responses={
         200: {"model": Models},
-        **responses("missing_api_key", "invalid_api_key", "store_unavailable"),
+        **responses("missing_api_key", "invalid_api_key", "scope_missing", "store_unavailable"),
     },
 )
 def models(request: Request, owner: Caller) -> dict[str, Any]:
@@ -45,7 +45,13 @@ def models(request: Request, owner: Caller) -> dict[str, Any]:
     summary="One model, by id or alias",
     responses={
         200: {"model": ModelView},
-        **responses("missing_api_key", "invalid_api_key", "model_not_found", "store_unavailable"),
+        **responses(
+            "missing_api_key",
+            "invalid_api_key",
+            "scope_missing",
+            "model_not_found",
+            "store_unavailable",
+        ),
     },
 )
 def model(request: Request, owner: Caller, model_id: str) -> dict[str, Any]:

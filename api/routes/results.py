@@ -41,7 +41,7 @@ _VARIES = {"Cache-Control": "private, no-cache", "Vary": "Accept"}
         206: {"description": "The bytes that `Range` asked for"},
         304: {"description": "Nothing changed"},
         **responses(
-            "missing_api_key", "invalid_api_key", "job_not_found", "job_gone", "image_not_found",
+            "missing_api_key", "invalid_api_key", "scope_missing", "job_not_found", "job_gone", "image_not_found",
             "not_acceptable", "result_gone", "job_failed", "job_canceled", "job_expired",
             "invalid_range", "store_unavailable",
         ),

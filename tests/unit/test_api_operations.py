@@ -325,6 +325,7 @@ def test_openapi_describes_every_route_with_its_faults():
     assert set(document["paths"]) >= {
         "/jobs", "/jobs/{job_id}", "/jobs/{job_id}/cancel", "/jobs/{job_id}/events", "/jobs/{job_id}/result",
         "/inputs", "/inputs/{sha256}", "/jobs/{job_id}/retry", "/poison", "/poison/{render_id}", "/poison/{render_id}/retry",
+        "/audit",
         "/files/{job_id}/{index}.{extension}", "/models", "/models/{model_id}", "/healthz",
         "/readyz", "/status", "/metrics", "/errors", "/workers", "/workers/{name}/drain",
         "/workers/{name}/release", "/v1/images/generations", "/v1/images/edits",
