@@ -123,6 +123,10 @@ class Settings(BaseModel):
     unknown_model: Literal["default", "reject"] = knob(
         "default", "What the OpenAI dialect makes of a model's name that this farm does not know"
     )
+    list_aliases: bool = knob(
+        False,
+        "`GET /models` lists each alias as a model of its own, for clients that choose from that list",
+    )
     edit_strength: float = knob(
         0.8, "How much an OpenAI edit may change its picture, where it does not say", gt=0, le=1
     )

@@ -34,6 +34,8 @@ def models(request: Request, owner: Caller) -> dict[str, Any]:
     farm = farm_of(request)
     workers = farm.store.workers()
     data = [_model(farm, entry, workers) for entry in farm.catalog.entries.values()]
+    if farm.settings.list_aliases:
+        data += [model | {"id": alias} for model in data for alias in model["aliases"]]
     return {"object": "list", "data": data}
 
 

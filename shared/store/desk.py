@@ -81,7 +81,10 @@ class Desk:
                 places.append((len(ahead), sum(ahead)))
         last, ahead_s = max(places, default=(None, 0.0))
         first = min(places)[0] if places else None
-        return Forecast(tuple(ways), first, last, ahead_s, rate, len(queue))
+        mine = ledger.owed().get(job.owner, Owed())
+        return Forecast(
+            tuple(ways), first, last, ahead_s, rate, len(queue), mine.renders, mine.gpu_s
+        )
 
     def _replay(self, submission: Submission) -> Submitted | None:
         if not submission.idempotency:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from shared.jobs import Failure, Job, Record, RenderSpec, StoredResult, Verdict
+from shared.jobs import Failure, Job, JobImage, Record, RenderSpec, StoredResult, Verdict
 
 WEIGHTS = {"high": 4.0, "normal": 1.0, "low": 0.25}
 Hold = Literal["held", "cancel", "lost"]
@@ -166,12 +166,35 @@ class Delayed:
 
 
 @dataclass(slots=True, frozen=True)
+class Place:
+    """Where a render stands in its pool's queue. Work is in predicted device seconds."""
+
+    pool: str
+    position: int  # 0 = next
+    ahead_s: float  # of the renders before it
+    own_s: float
+    rate: float | None  # measured / predicted; None: nothing measured yet
+
+
+def place_of(image: JobImage) -> Place | None:
+    """Only the last queued image of a job has one."""
+    render = image.render
+    if image.position is None or image.ahead_s is None:
+        return None
+    return Place(render.pool, image.position, image.ahead_s, render.cost_s, image.rate)
+
+
+@dataclass(slots=True, frozen=True)
 class Pulse:
-    """How far a job is: stored events, unfinished images, rank of its first pending image."""
+    """How far a job is: stored events, unfinished images, rank of its first pending image.
+
+    `last` is the place of its last pending image, which decides when the job is done.
+    """
 
     events: int
     open: int
     position: int | None
+    last: Place | None = None
 
 
 class LoadingStep(Record):

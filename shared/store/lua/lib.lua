@@ -552,13 +552,19 @@ end
 -- of each of SAMPLE equal stretches, at a place that differs, since a queue of few flows is periodic.
 local SAMPLE = 32
 local function work_ahead(pool, renders)
-  local looks, sum = math.min(renders, SAMPLE), 0
-  for i = 0, looks - 1 do
-    local at = math.floor((i + (i + 1) * 0.6180339887498949 % 1) * renders / looks)
-    local render = call('ZRANGE', K.pending .. pool, at, at)[1]
-    sum = sum + tonumber(render and call('HGET', K.render .. render, 'cost') or 0)
+  local pending, ahead, sum = K.pending .. pool, {}, 0
+  if renders <= SAMPLE then
+    ahead = renders > 0 and call('ZRANGE', pending, 0, renders - 1) or ahead
+  else
+    for i = 0, SAMPLE - 1 do
+      local at = math.floor((i + (i + 1) * 0.6180339887498949 % 1) * renders / SAMPLE)
+      ahead[#ahead + 1] = call('ZRANGE', pending, at, at)[1]
+    end
   end
-  return looks > 0 and sum * renders / looks or 0
+  for _, render in ipairs(ahead) do
+    sum = sum + tonumber(call('HGET', K.render .. render, 'cost') or 0)
+  end
+  return #ahead > 0 and sum * renders / #ahead or 0
 end
 
 -- A job as one moment sees it: {now, job hash, {render, render hash, rank or -1, measured rate or '',
