@@ -154,7 +154,8 @@ function watch(card, job) {
       if (job.done) leave();
     });
   for (const name of ["snapshot", "queued", "running", ...ENDS]) told(`job.${name}`, (_, now) => now);
-  for (const name of ["running", "succeeded", "failed", "canceled"]) told(`image.${name}`, withImage);
+  for (const name of ["succeeded", "failed", "canceled"]) told(`image.${name}`, withImage);
+  told("image.running", (seen, image) => withImage(seen, { ...image, began: performance.now() }));
   told("image.progress", (seen, { index, step, steps }) =>
     withImage(seen, { ...seen.images[index], progress: { step, steps } }));
   told("job.position", (seen, { position, eta_s }) => ({ ...seen, queue_position: position, eta_s }));
@@ -168,7 +169,15 @@ function watch(card, job) {
 function withImage(job, image) {
   const images = job.images.map((old) => (old.index === image.index ? image : old));
   const images_done = images.filter(({ status }) => ENDS.includes(status)).length;
-  return { ...job, images, progress: { ...job.progress, images_done } };
+  return { ...job, images, eta_s: etaOf(images), progress: { ...job.progress, images_done } };
+}
+
+// Seconds until the slowest image is done, at the pace of its steps; null while any has made none.
+function etaOf(images) {
+  const left = images.filter(({ status }) => !ENDS.includes(status)).map(({ began, progress }) =>
+    began && progress.step ? (performance.now() - began) * (progress.steps / progress.step - 1) / 1000 : NaN);
+  const slowest = Math.max(...left);
+  return Number.isFinite(slowest) ? slowest : null;
 }
 
 async function poll(card, job) {

@@ -148,6 +148,7 @@ def test_steps_and_previews_pass_and_are_not_told_again(farm):
     async def follow():
         async with calling(farm.app, f"/jobs/{job['id']}/events") as call:
             await until(lambda: farm.app.state.farm.watch.watchers == 1)
+            await until(lambda: farm.store._ledger.history.listeners)
             claimed = farm.claim()
             for step in (1, 2, 3):
                 farm.store.renew({claimed.token: (claimed.render_id, step)}, 60.0)
