@@ -70,6 +70,7 @@ async def events(
         return Response(status_code=204)
     if request.method == "HEAD":
         return Response(status_code=200, headers=sse.HEADERS)
+    request.state.waited = True
     return sse.EventStream(follower.parts(opening))
 
 
