@@ -18,6 +18,7 @@ from api.auth import read_keys
 from api.drain import Drain, LastAnswer
 from api.errors import Problem, add_schema, problem_of, respond
 from api.farm import Farm, answers, remembered
+from api.fetching import Fetcher
 from api.live import Deaf, Live
 from api.middleware import BodyLimit, RequestLog
 from api.openapi import complete
@@ -34,8 +35,11 @@ from api.routes import (
     models,
     openai,
     ops,
+    queue,
     sdapi,
     txt2img,
+    verify,
+    webhooks,
     workers,
 )  # fmt: skip
 from api.routes import results as result_routes
@@ -47,6 +51,7 @@ from shared.results.port import ResultStore
 from shared.settings import Settings
 from shared.signing import Signer
 from shared.store.port import JobStore
+from shared.webhooks import trusted_hosts
 
 WEB = Path(__file__).parent / "web"
 STORAGE_CHECK_S = 5.0
@@ -70,7 +75,7 @@ def create_app(
     registry: CollectorRegistry | None = None,
     open_live: Callable[[], Live] = Deaf,
 ) -> FastAPI:
-    """The API over these parts. Connects to nothing. Raises SettingsError for bad keys.
+    """The API over these parts. Connects to nothing. Raises SettingsError for bad keys or hosts.
 
     `open_live`: where those who wait hear of their jobs; without it they only ask the store.
     """
@@ -89,6 +94,8 @@ def create_app(
         store=store,
         results=results,
         catalog=catalog,
+        hosts=trusted_hosts(settings),
+        fetcher=Fetcher.of(settings),
         keys=read_keys(settings),
         signer=Signer(settings, store),
         registry=registry,
@@ -111,8 +118,8 @@ def create_app(
 
 def _add_routes(app: FastAPI) -> None:
     for router in (
-        jobs.router, index.router, events.router, result_routes.router, files.router,
-        models.router, inputs.router,
+        jobs.router, index.router, verify.router, queue.router, events.router, result_routes.router,
+        files.router, models.router, inputs.router, webhooks.router,
     ):  # fmt: skip
         app.include_router(router)
         app.include_router(router, prefix="/v1", include_in_schema=False)

@@ -37,6 +37,7 @@ CODES: dict[str, Kind] = {
         invalid_size="Width or height is outside what the model can draw.",
         invalid_image="The picture cannot be read, is too large, or is not yours.",
         unsupported_for_model="This cannot be ordered here.",
+        webhook_url_not_allowed="The farm does not call this URL; the detail says why.",
         invalid_idempotency_key="Idempotency-Key is 1 to 255 visible ASCII characters.",
     ),
     **_kinds(
@@ -57,6 +58,7 @@ CODES: dict[str, Kind] = {
         image_not_found="The job has no such picture, or not yet.",
         input_not_found="You have sent no input of this name, or it is no longer kept.",
         render_not_found="There is no such render on the list of poison.",
+        delivery_not_found="The job has no such delivery of a webhook.",
         worker_not_found="No worker of this name was heard of within an hour.",
         unknown_url="There is nothing at this URL.",
     ),

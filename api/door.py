@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from dataclasses import replace
 from typing import TypeVar
 
 from ulid import ULID
@@ -10,9 +11,19 @@ from ulid import ULID
 from api.auth import Owner
 from api.inputs import NOTHING, Given
 from api.schemas import NewJob
-from shared.errors import JobFinished, JobNotFinished
+from api.webhooks import webhook_of
+from shared.errors import InvalidOrder, JobFinished, JobNotFinished
 from shared.fingerprint import fingerprint
-from shared.jobs import RECORD_VERSION, SEEDS, Job, JobStatus, RenderSpec, image_seed
+from shared.jobs import (
+    RECORD_VERSION,
+    SEEDS,
+    Job,
+    JobImage,
+    JobStatus,
+    RenderSpec,
+    StoredResult,
+    image_seed,
+)
 from shared.models import ModelEntry
 from shared.store.values import (
     Order,
@@ -31,8 +42,12 @@ def admit(
     now: float,
     idempotency: tuple[str, str] | None = None,
     given: Given = NOTHING,
+    base: str = "",
 ) -> Submission:
-    """A job of `order.n` renders; `now` in unix seconds; `given` are its input pictures."""
+    """A job of `order.n` renders; `now` in unix seconds; `given` are its input pictures.
+
+    `base` is how the client spells the farm's own URL.
+    """
     spec = resolve(order, entry, given)
     job = Job(
         id=f"job_{ULID()}",
@@ -41,6 +56,7 @@ def admit(
         cache=order.cache,
         priority=order.priority,
         metadata=order.metadata,
+        webhook=webhook_of(order.webhook, base),
         created_at=now,
         deadline_at=None if order.deadline_s is None else now + order.deadline_s,
     )
@@ -72,9 +88,46 @@ def again(
             "version": RECORD_VERSION,
         }
     )
+    if old.verifies:  # its pictures must be those of the entry as it was
+        orders = [_same(image, entry, image.render.against) for image in old.images]
+        return Submission(job, orders, idempotency)
     today = {"model": entry.id, "model_digest": entry.digest}
     specs = (image.render.spec.model_copy(update=today) for image in old.images)
     return Submission(job, [_order(spec, entry) for spec in specs], idempotency)
+
+
+def verification(
+    old: Job,
+    image: JobImage,
+    stored: StoredResult,
+    entry: ModelEntry,
+    *,
+    now: float,
+    idempotency: tuple[str, str] | None = None,
+) -> Submission:
+    """One image of a job once more, for its owner, to be compared with its stored picture.
+
+    Raises InvalidOrder if its model is not what it was: other pixels would prove nothing.
+    """
+    job = Job(
+        id=f"job_{ULID()}",
+        owner=old.owner,
+        input=old.input | {"n": 1, "seed": image.render.spec.seed},
+        cache="bypass",
+        priority=old.priority,
+        metadata=old.metadata,
+        verifies=old.id,
+        created_at=now,
+    )
+    return Submission(job, [_same(image, entry, stored)], idempotency)
+
+
+def _same(image: JobImage, entry: ModelEntry, against: StoredResult | None) -> Order:
+    spec = image.render.spec
+    if spec.model_digest != entry.digest:
+        message = "the model has changed since this picture was rendered"
+        raise InvalidOrder("unsupported_for_model", message, "model")
+    return replace(_order(spec, entry), against=against)
 
 
 def resolve(order: NewJob, entry: ModelEntry, given: Given = NOTHING) -> RenderSpec:

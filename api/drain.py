@@ -45,8 +45,13 @@ class Drain:
     def refuse_orders(self) -> None:
         """Raises Problem `draining` while the process is leaving."""
         if self.begun:
-            detail = "this process of the farm is leaving; send the order again"
-            raise Problem(503, "draining", detail, headers={"Retry-After": str(RETRY_S)})
+            raise leaving()
+
+
+def leaving() -> Problem:
+    """The answer to an order that another process may still take."""
+    detail = "this process of the farm is leaving; send the order again"
+    return Problem(503, "draining", detail, headers={"Retry-After": str(RETRY_S)})
 
 
 class DrainingServer(uvicorn.Server):

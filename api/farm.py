@@ -14,6 +14,7 @@ from ulid import ULID
 
 from api.auth import Keys, Owner
 from api.drain import Drain
+from api.fetching import Fetcher
 from api.links import links
 from api.watch import Watch
 from shared.errors import JobGone, JobNotFound, Unavailable
@@ -24,6 +25,7 @@ from shared.models import Catalog
 from shared.results.port import ResultStore
 from shared.settings import Settings
 from shared.signing import Signer
+from shared.ssrf import Hosts
 from shared.store.port import JobStore
 from shared.store.values import StoreFault, WorkerStatus
 
@@ -38,6 +40,8 @@ class Farm:
     store: JobStore
     results: ResultStore
     catalog: Catalog
+    hosts: Hosts  # whom webhooks may reach besides the public internet
+    fetcher: Fetcher
     keys: Keys
     signer: Signer
     registry: CollectorRegistry

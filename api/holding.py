@@ -9,10 +9,9 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import Any
 
 from anyio import CancelScope
 from fastapi import Request
@@ -24,9 +23,11 @@ from ulid import ULID
 from api.auth import Owner
 from api.codes import CODES
 from api.door import admit
+from api.drain import leaving
 from api.errors import Problem, problem_of, respond
 from api.farm import Farm
 from api.inputs import receive
+from api.prefer import while_there
 from api.readiness import reason
 from api.reading import digest, key_of
 from api.routes.models import ready_workers
@@ -36,7 +37,7 @@ from shared.errors import NotStored, Unavailable
 from shared.jobs import Job, JobStatus, RenderState
 from shared.models import ModelEntry
 from shared.settings import Settings
-from shared.store.values import Attendance, Submission
+from shared.store.values import Attendance, Submission, WorkerStatus
 
 NOT_READY_S = 10  # when to ask again
 _NO_RETRY = {"x-should-retry": "false"}  # it would only cost a second render
@@ -65,7 +66,8 @@ def ordered(request: Request, farm: Farm, owner: Owner, order: NewJob) -> Submis
     count = request.headers.get("x-stainless-retry-count", "0")
     repeats = count.isascii() and count.isdigit() and int(count[:9]) > 0
     by = Attendance(str(ULID()), farm.settings.client_gone_s, body, repeats)
-    submission = admit(order, entry, owner, now=time.time(), idempotency=replay, given=given)
+    now, base = time.time(), farm.links(request).base
+    submission = admit(order, entry, owner, now=now, idempotency=replay, given=given, base=base)
     return replace(submission, attendance=by)
 
 
@@ -75,15 +77,18 @@ async def answered(
     owner: Owner,
     submission: Submission,
     build: Callable[[Job], Response],
+    headers: Mapping[str, str],
     *,
     taken: Callable[[Held], None] | None = None,
     json: bool = True,
 ) -> Response:
-    """What `build` makes of the job once it has succeeded, and `taken` hears of it before.
+    """What `build` makes of the job once it has succeeded, with these headers.
 
-    Both are called in a thread. `json`: spaces may be sent before the answer. Raises Problem and everything that `take` raises.
+    `taken` hears of the job before; both are called in a thread. `json`: spaces may be sent before
+    the answer. Raises Problem, and everything that `take` raises.
     """
     wait = await submitted(request, farm, owner, submission)
+    wait.headers.update(headers)
     if taken:
         await run_in_threadpool(taken, wait)
     waiting = asyncio.ensure_future(_answer(request, farm, wait, build))
@@ -133,18 +138,17 @@ def _submit(request: Request, farm: Farm, owner: Owner, submission: Submission) 
     ready = ready_workers(entry, workers) > 0
     try:
         order = replace(submission, stored_only=not ready)
-        submitted, headers = take(request, farm, owner, order)
+        found, headers = take(request, farm, owner, order)
     except NotStored:
-        raise _not_ready(farm, entry) from None
-    if not ready and not submitted.job.done:  # an earlier order of this client
-        raise _not_ready(farm, entry)
-    return Held(
-        submitted.job, submission.attendance.client if submission.attendance else "", headers
-    )
+        raise _not_ready(entry, workers) from None
+    if not ready and not found.job.done:  # an earlier order of this client
+        raise _not_ready(entry, workers)
+    by = submission.attendance
+    return Held(found.job, by.client if by else "", headers)
 
 
-def _not_ready(farm: Farm, entry: ModelEntry) -> Problem:
-    why = reason([worker for worker in farm.store.workers() if worker.pool == entry.pool])
+def _not_ready(entry: ModelEntry, workers: Sequence[WorkerStatus]) -> Problem:
+    why = reason([worker for worker in workers if worker.pool == entry.pool])
     detail = f"{entry.id} is not ready: {why}"
     return Problem(503, "model_not_ready", detail, headers={"Retry-After": str(NOT_READY_S)})
 
@@ -169,7 +173,9 @@ async def _done(request: Request, farm: Farm, wait: Held) -> Job:
     job = wait.job
     if not job.done:
         limit_s = budget_s(request, farm.settings)
-        job = await _unless_gone(request, farm.watch.wait_done(job.id, limit_s))
+        job = await while_there(request.receive, farm.watch.wait_done(job.id, limit_s))
+    if not job.done and farm.drain.begun:
+        raise leaving()  # the job is held for a while, so asking again attaches to it
     if not job.done:
         job = await run_in_threadpool(farm.store.abandon, job.id, wait.client)
         if not job.done or job.status is JobStatus.canceled:
@@ -177,24 +183,6 @@ async def _done(request: Request, farm: Farm, wait: Held) -> Job:
     if problem := outcome_of(job):
         raise problem
     return job
-
-
-async def _unless_gone(request: Request, waiting: Coroutine[Any, Any, Job]) -> Job:
-    tasks = [asyncio.ensure_future(waiting), asyncio.ensure_future(gone(request))]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        if not tasks[0].done():
-            raise ClientDisconnect
-        return tasks[0].result()
-    finally:
-        for task in tasks:
-            task.cancel()
-
-
-async def gone(request: Request) -> None:
-    """Return when the client has closed the connection. The body must have been read."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def budget_s(request: Request, settings: Settings) -> float:

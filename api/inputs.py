@@ -14,14 +14,15 @@ from threading import BoundedSemaphore
 from api.auth import Owner
 from api.errors import Fault, Problem, refuse
 from api.farm import Farm
-from api.references import Drawn, Reference, Sent, Stored
+from api.references import Drawn, Linked, Reference, Sent, Stored
 from api.schemas import NewJob
-from shared.errors import JobGone, JobNotFound, ResultGone
+from shared.errors import JobGone, JobNotFound, OutboundFailed, ResultGone, UrlNotAllowed
 from shared.intake import BadPicture, Plain, Role, make_plain, plain_of
 from shared.jobs import Job
 from shared.results.inputs import InputMissing, Inputs
 
 DECODING = BoundedSemaphore(2)  # a picture takes up to 250 MB
+FETCHING = BoundedSemaphore(4)  # from other hosts, which may be slow
 TAKEN_IN = BoundedSemaphore(8)  # decoding or waiting for it, each in a thread of the server's forty
 
 
@@ -69,48 +70,47 @@ def receive(farm: Farm, owner: Owner, order: NewJob, *, keep: bool = True) -> tu
 def keep_inputs(farm: Farm, job: Job) -> None:
     """The input pictures of a job that is ordered again are as fresh as if they were sent again."""
     inputs = Inputs(farm.results)
-    specs = (image.render.spec for image in job.images)
-    for sha256 in {s for spec in specs for s in (spec.init_image_sha256, spec.mask_image_sha256)}:
-        if sha256:
-            with suppress(InputMissing):  # the worker will say so
-                inputs.renew(job.owner, sha256)
+    for sha256 in {sha256 for image in job.images for sha256 in image.render.spec.inputs}:
+        with suppress(InputMissing):  # the worker will say so
+            inputs.renew(job.owner, sha256)
 
 
 def _taken(
     farm: Farm, owner: Owner, reference: Reference, field: str, role: Role, keep: bool
 ) -> InputImage:
-    if isinstance(reference, Stored) and (known := _known(farm, owner, reference, field, role)):
+    data = _data(farm, owner, reference, field, keep)
+    if isinstance(reference, Stored) and (known := _known(data, reference, role)):
         return known
-    data = _data(farm, owner, reference, field)
     if keep:
         return store_image(farm, owner, data, field=field, role=role)
     plain = normalized(data, field=field, role=role)
     return InputImage(plain.sha256, plain.width, plain.height)
 
 
-def _known(
-    farm: Farm, owner: Owner, reference: Stored, field: str, role: Role
-) -> InputImage | None:
+def _known(png: bytes, reference: Stored, role: Role) -> InputImage | None:
     """A stored input that is fit for its role as it is."""
-    mode, width, height = plain_of(_stored(farm, owner, reference, field))
+    mode, width, height = plain_of(png)
     if mode != {"image": "RGB", "mask": "L"}[role]:
         return None
     return InputImage(reference.sha256, width, height)
 
 
-def _data(farm: Farm, owner: Owner, reference: Reference, field: str) -> bytes:
+def _data(farm: Farm, owner: Owner, reference: Reference, field: str, keep: bool) -> bytes:
     match reference:
         case Sent(data):
             return data
         case Stored():
-            return _stored(farm, owner, reference, field)
+            return _stored(farm, owner, reference, field, keep)
         case Drawn():
             return _drawn(farm, owner, reference, field)
+        case Linked(url):
+            return _fetched(farm, url, field)
 
 
-def _stored(farm: Farm, owner: Owner, reference: Stored, field: str) -> bytes:
+def _stored(farm: Farm, owner: Owner, reference: Stored, field: str, keep: bool) -> bytes:
+    inputs = Inputs(farm.results)
     try:
-        return Inputs(farm.results).renew(owner.name, reference.sha256)
+        return (inputs.renew if keep else inputs.of)(owner.name, reference.sha256)
     except InputMissing:
         raise _refusal(field, "you have no input of this sha256; send the picture again") from None
 
@@ -131,6 +131,14 @@ def _drawn(farm: Farm, owner: Owner, reference: Drawn, field: str) -> bytes:
         return b"".join(farm.results.read(result))
     except ResultGone:
         raise _refusal(field, "the picture of this job is no longer stored") from None
+
+
+def _fetched(farm: Farm, url: str, field: str) -> bytes:
+    try:
+        with _room_for(FETCHING):
+            return farm.fetcher.get(url)
+    except (UrlNotAllowed, OutboundFailed) as error:
+        raise _refusal(field, f"the URL {error}") from None
 
 
 def _refuse_other_size(given: Given) -> None:
@@ -169,19 +177,18 @@ def store_image(
 def normalized(data: bytes, *, field: str, role: Role = "image", invert: bool = False) -> Plain:
     """As `store_image`, but nothing is stored."""
     try:
-        with _a_decoder():
+        with _room_for(TAKEN_IN), DECODING:
             return make_plain(data, role, invert=invert)
     except BadPicture as error:
         raise _refusal(field, str(error)) from None
 
 
 @contextmanager
-def _a_decoder() -> Iterator[None]:
-    if not TAKEN_IN.acquire(blocking=False):
+def _room_for(places: BoundedSemaphore) -> Iterator[None]:
+    if not places.acquire(blocking=False):
         busy = "many pictures are being read just now; send it again"
         raise Problem(503, "inputs_busy", busy, headers={"Retry-After": "2"})
     try:
-        with DECODING:
-            yield
+        yield
     finally:
-        TAKEN_IN.release()
+        places.release()

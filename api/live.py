@@ -100,7 +100,8 @@ class RedisLive:
     async def _read(self, connection: AbstractConnection, hear: Hear, joined: Join) -> None:
         asked = False
         while True:
-            answer = await connection.read_response(timeout=QUIET_S)
+            # Whoever cancels this closes the connection after the writer has ended, not under it.
+            answer = await connection.read_response(timeout=QUIET_S, disconnect_on_error=False)
             if answer is None and asked:
                 raise redis.TimeoutError
             asked = answer is None

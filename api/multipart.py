@@ -45,9 +45,10 @@ async def read_form(request: Request, pictures: tuple[str, ...]) -> dict[str, An
         _refuse_doubles(form)
         fields: dict[str, Any] = {}
         for name, value in form.items():
-            if name != "job":
-                is_picture = name in pictures and isinstance(value, UploadFile)
-                fields[name] = await _file(name, value) if is_picture else _value(name, value)
+            if name in pictures and isinstance(value, UploadFile):
+                fields[name] = await _file(name, value)
+            elif name != "job":
+                fields[name] = _value(name, value)
         return {**await _job(form.get("job")), **fields}
 
 

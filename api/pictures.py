@@ -70,6 +70,12 @@ def whole(farm: Farm, image: JobImage, stored: StoredResult) -> bytes:
     return b"".join(_read(farm, image, stored, 0, stored.size_bytes))
 
 
+def look_for(farm: Farm, image: JobImage, stored: StoredResult) -> None:
+    """Nothing, if the picture is there. Raises ResultGone, ResultsUnavailable."""
+    for _ in _read(farm, image, stored, 0, 1):
+        break
+
+
 def _master(
     request: Request, farm: Farm, image: JobImage, stored: StoredResult, headers: dict[str, str]
 ) -> Response:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
 from api.codes import CODES
 from api.errors import MOST_FAULTS, Fault, Problem, refuse
 from api.schemas import ALIASES, SIZE, Limits, NewJob
 from shared.fingerprint import encode
+
+M = TypeVar("M", bound=BaseModel)
 
 _CODES = {"missing": "missing_field", "extra_forbidden": "unknown_field"}
 _IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,255}")
@@ -90,6 +92,21 @@ def digest(order: NewJob) -> str:
     """SHA-256 of what the client said: aliases folded, before defaults and seed."""
     said = order.model_dump(mode="json", exclude_unset=True)
     return hashlib.sha256(encode(said)).hexdigest()
+
+
+def read_small(kind: type[M], body: bytes) -> M:
+    """A body that may be left out. Raises Problem 400 with all faults."""
+    given = json_object(body) if body.strip() else {}
+    try:
+        return kind.model_validate({k: v for k, v in given.items() if v is not None})
+    except ValidationError as error:
+        wrong = error.errors(include_url=False, include_context=False, include_input=False)
+        raise refuse([_fault(one, {}) for one in wrong]) from None
+
+
+def digest_verify(job_id: str, index: int) -> str:
+    """What `digest` is to an order."""
+    return hashlib.sha256(encode({"verifies": job_id, "index": index})).hexdigest()
 
 
 def digest_retry(job_id: str) -> str:

@@ -12,6 +12,7 @@ from pydantic import PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from shared.intake import MOST_BYTES
+from shared.ssrf import MOST_CHARACTERS
 
 _REMOTE = re.compile(r"\s*[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _JOB = re.compile(r"job_[0-9A-Za-z]{1,64}")
@@ -44,14 +45,23 @@ class Stored:
     sha256: str
 
 
-Reference = Sent | Drawn | Stored
+@dataclass(slots=True, frozen=True)
+class Linked:
+    """A URL that the farm may fetch, where its operator allows the host."""
+
+    url: str
+
+
+Reference = Sent | Drawn | Stored | Linked
 
 
 def read_reference(value: Any) -> Reference:
     """Raises PydanticCustomError `invalid_image`, which holds nothing of the value."""
     match value:
-        case Sent() | Drawn() | Stored():
+        case Sent() | Drawn() | Stored() | Linked():
             return value
+        case str() if _REMOTE.match(value[:64]):
+            return Linked(value.strip()[: MOST_CHARACTERS + 1])
         case str():
             return Sent(_decoded(value))
         case {"job": str(job), **rest} if _JOB.fullmatch(job) and rest.keys() <= {"index"}:
@@ -64,8 +74,6 @@ def read_reference(value: Any) -> Reference:
 
 
 def _decoded(text: str) -> bytes:
-    if _REMOTE.match(text[:64]):
-        raise _bad("remote URLs are not allowed: send the picture itself")
     if text.startswith("data:"):
         head, comma, text = text.partition(",")
         if not comma or not head.endswith(";base64"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -17,9 +17,11 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from api.references import ImageField
+from api.webhooks import NewWebhook
 from shared.errors import InvalidOrder
 from shared.jobs import SEEDS
 from shared.models import SIDE_MULTIPLE_PX, Catalog, Mode, ModelEntry
+from shared.ssrf import Hosts
 
 ALIASES = {"num_inference_steps": "steps", "cfg_scale": "guidance_scale"}
 MOST_PAIRS = 16  # of metadata
@@ -38,6 +40,7 @@ class Limits:
     catalog: Catalog
     max_n: int
     blank_prompt: bool = False  # a dialect where a picture says enough
+    hosts: Hosts = field(default_factory=Hosts)  # open to webhooks though not public
 
 
 class NewJob(BaseModel):
@@ -80,7 +83,7 @@ class NewJob(BaseModel):
 
     # Known names that this version refuses, so that nobody gets half an order.
     loras: list[Any] = Field(default=[], description="Only `[]` in this version")
-    webhook: Any = Field(None, description="Not available in this version")
+    webhook: NewWebhook | None = Field(None, description="Whom to tell how the job ends")
 
     @field_validator("model")
     @classmethod
@@ -174,11 +177,6 @@ class NewJob(BaseModel):
                 "unsupported_for_model", told, {"model": entry.id, "mode": mode}
             )
         return picture
-
-    @field_validator("webhook")
-    @classmethod
-    def _absent(cls, value: Any) -> Any:
-        raise _UNSUPPORTED
 
 
 def _limits(info: ValidationInfo) -> Limits:

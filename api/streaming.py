@@ -2,69 +2,74 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import AsyncIterator
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
 
 from fastapi import Request
-from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
+from api import sse
 from api.dialects.openai_answers import completed, partial
+from api.drain import leaving
 from api.errors import problem_body, problem_of
 from api.farm import Farm
 from api.holding import Held, holding, outcome_of
 from api.pictures import drawn
-from shared.events import PREVIEW, Passing
+from shared.events import PING, PREVIEW, Passing
 from shared.jobs import Job, JobImage, RenderState
-
-T = TypeVar("T")
-PING_S = 15.0
-_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
 def stream(
     request: Request, farm: Farm, wait: Held, quality: str, kind: str, headers: dict[str, str]
-) -> StreamingResponse:
+) -> sse.EventStream:
     """`kind` is "generation" or "edit". It ends with the job; it has no budget."""
-    told = _told(request, farm, wait, quality, kind)
-    return StreamingResponse(
-        told, headers={**headers, **wait.headers, **_HEADERS}, media_type="text/event-stream"
-    )
+    answer = sse.EventStream(_told(request, farm, wait, quality, kind))
+    answer.headers.update({**headers, **wait.headers})
+    return answer
 
 
 async def _told(
     request: Request, farm: Farm, wait: Held, quality: str, kind: str
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     try:
-        async with holding(farm, wait):
-            async for event in _events(farm, wait.job, quality, kind):
+        async with holding(farm, wait), aclosing(_events(farm, wait.job, quality, kind)) as events:
+            async for event in events:
                 yield event
     except Exception as error:
         fault = problem_body(request, problem_of(error))["error"]
         yield _event({"type": "error", "error": fault})
 
 
-async def _events(farm: Farm, job: Job, quality: str, kind: str) -> AsyncIterator[bytes]:
+async def _events(farm: Farm, job: Job, quality: str, kind: str) -> AsyncGenerator[bytes, None]:
     """Raises Problem for a job that did not succeed."""
     sent: set[int] = set()
-    async for news in pinged(farm.watch.follow(job.id, None), PING_S):
-        if news is None:
-            yield b": ping\n\n"
-        elif isinstance(news, Passing):
-            if news.type == PREVIEW:
-                number, data = news.data["partial_image_index"], news.data["b64_json"]
-                yield _event(partial(job, quality, kind, number, data))
-        else:
+    async with aclosing(farm.watch.follow(job.id)) as news:
+        async for said in news:
+            if isinstance(said, Passing):
+                if part := _passing(job, quality, kind, said):
+                    yield part
+                continue
             job = await run_in_threadpool(farm.store.get, job.id)
             for image in _ready(job, sent):
                 data = await run_in_threadpool(drawn, farm, job, image)
                 yield _event(completed(job, quality, kind, image, data))
             if job.done:
                 break
+    if not job.done:  # the story broke off: this process leaves
+        raise leaving()
     if problem := outcome_of(job):
         raise problem
+
+
+def _passing(job: Job, quality: str, kind: str, said: Passing) -> bytes | None:
+    if said.type == PING:
+        return sse.PING
+    if said.type != PREVIEW:
+        return None
+    number, data = said.data["partial_image_index"], said.data["b64_json"]
+    return _event(partial(job, quality, kind, number, data))
 
 
 def _ready(job: Job, sent: set[int]) -> list[JobImage]:
@@ -74,25 +79,5 @@ def _ready(job: Job, sent: set[int]) -> list[JobImage]:
     return fresh
 
 
-async def pinged(source: AsyncIterator[T], every_s: float) -> AsyncIterator[T | None]:
-    """What `source` gives; None whenever it gave nothing for `every_s`."""
-    following = asyncio.ensure_future(anext(source, _END))
-    try:
-        while True:
-            if not (await asyncio.wait({following}, timeout=every_s))[0]:
-                yield None
-                continue
-            item = following.result()
-            if item is _END:
-                return
-            yield item
-            following = asyncio.ensure_future(anext(source, _END))
-    finally:
-        following.cancel()
-
-
-_END: Any = object()
-
-
 def _event(data: dict[str, Any]) -> bytes:
-    return f"event: {data['type']}\ndata: {json.dumps(data)}\n\n".encode()
+    return sse.message(data["type"], json.dumps(data))

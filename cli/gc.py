@@ -37,8 +37,8 @@ def gc(retention_s: int | None, yes: bool) -> None:
     """Show, or delete, stored pictures that nobody needs.
 
     That is: uploads that ended half way and pictures that another one supersedes, both older than
-    a day; and pictures older than AGE. What a remembered job refers to always stays. Safe while the
-    farm runs.
+    a day; pictures older than AGE; and input pictures of former days. What a remembered job refers
+    to always stays. Safe while the farm runs.
 
     \b
     Example:
@@ -46,6 +46,7 @@ def gc(retention_s: int | None, yes: bool) -> None:
       renderfarm gc --older-than 30d --yes
     """
     from shared.results import open_results
+    from shared.results.inputs import Inputs
     from shared.store import open_store
 
     settings = _with_own_redis(load_settings())
@@ -55,10 +56,15 @@ def gc(retention_s: int | None, yes: bool) -> None:
     if not store.stats().pools:  # else every picture would look like nobody's
         raise SettingsError("the Redis of FARM_REDIS_URL has never had a job: is it this farm's?")
     found = collector.find_waste(store, results, now=time.time(), retention_s=retention_s)
+    inputs = Inputs(results)
+    unused = collector.find_inputs(store, inputs)
     if yes:
         _tell("deleted", collector.sweep(store, results, found))
+        unused = list(collector.sweep_inputs(inputs, unused))
     else:
         _tell("would go", found)
+    click.echo(f"{'deleted' if yes else 'would go'}: {len(unused)} inputs")
+    if not yes:
         click.echo("nothing was deleted; --yes deletes")
 
 

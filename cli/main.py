@@ -24,6 +24,7 @@ COMMANDS = {
     "cancel": "cli.cancel",
     "retry": "cli.retry",
     "queue": "cli.queue",
+    "webhooks": "cli.webhooks",
     "poison": "cli.poison",
     "gc": "cli.gc",
     "workers": "cli.workers",

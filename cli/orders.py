@@ -35,6 +35,7 @@ _OPTIONS = (
     ),
     click.option("--deadline", "deadline_s", type=float, help="Drop what starts later, seconds."),
     click.option("--meta", "metadata", multiple=True, metavar="NAME=VALUE", help="Kept with the job."),
+    click.option("--webhook", metavar="URL", help="Who is told how the job ends: docs/webhooks.md."),
     click.option("--no-cache", is_flag=True, help="Render again what was rendered before."),
 )  # fmt: skip
 
@@ -46,11 +47,14 @@ def order_options(command: Command) -> Command:
     return command
 
 
-def orders(prompt: str, no_cache: bool, metadata: tuple[str, ...], **fields: Any) -> list[Any]:
+def orders(
+    prompt: str, no_cache: bool, metadata: tuple[str, ...], webhook: str | None, **fields: Any
+) -> list[Any]:
     """One order, or one for each line of stdin where the prompt is `-`. Raises click's errors."""
     said = {name: value for name, value in fields.items() if value is not None}
     said |= {"cache": "bypass"} if no_cache else {}
     said |= {"metadata": pairs(metadata)} if metadata else {}
+    said |= {"webhook": {"url": webhook}} if webhook else {}
     return [{"prompt": each, **said} for each in _prompts(prompt)]
 
 

@@ -26,9 +26,11 @@ from renderfarm_client.records import (
     Problem,
     Queue,
 )
+from renderfarm_client.webhooks import Delivery, WebhookSecret
 
 __all__ = [
     "Client",
+    "Delivery",
     "Estimate",
     "Event",
     "FarmStatus",
@@ -43,5 +45,6 @@ __all__ = [
     "RenderFarmError",
     "StillRunning",
     "Unreachable",
+    "WebhookSecret",
     "Worker",
 ]

@@ -16,6 +16,7 @@ from renderfarm_client import pictures, stream
 from renderfarm_client.errors import JobEnded, Refused, StillRunning
 from renderfarm_client.farm import FarmCalls
 from renderfarm_client.records import Estimate, Event, Image, Job, JobPage
+from renderfarm_client.webhooks import WebhookCalls
 from renderfarm_client.wire import Wire, part, read, retry_after_s
 
 Format = Literal["png", "webp", "jpeg"]
@@ -24,7 +25,7 @@ LOCAL_POLL_S, LONGEST_POLL_S = 0.2, 10.0
 PAGE = 100
 
 
-class Client(FarmCalls):
+class Client(FarmCalls, WebhookCalls):
     """One farm at `url`, for the owner of `key`. Threads may share it.
 
     Every method raises `Refused` or `Unreachable`. `timeout_s` bounds each request;

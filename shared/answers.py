@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from shared.jobs import Failure, JobStatus, RenderState
+from shared.jobs import Failure, JobStatus, RenderState, WebhookEvent
 
 
 class View(BaseModel):
@@ -16,6 +16,14 @@ class View(BaseModel):
 class StepsView(View):
     step: int
     steps: int
+
+
+class VerifyView(View):
+    """`max_abs_diff`: of any sample, 0 to 255. `sha256`: of the PNG that would have been stored."""
+
+    identical: bool
+    max_abs_diff: int
+    sha256: str
 
 
 class ImageView(View):
@@ -35,6 +43,7 @@ class ImageView(View):
     width: int
     height: int
     error: Failure | None
+    verify: VerifyView | None
 
 
 class ProgressView(View):
@@ -58,6 +67,11 @@ class UrlsView(View):
     cancel: str
 
 
+class WebhookView(View):
+    url: str
+    events: list[WebhookEvent]
+
+
 class JobView(View):
     """A job. Clients stop asking at `done`."""
 
@@ -73,8 +87,9 @@ class JobView(View):
     cache: str
     priority: str
     metadata: dict[str, str]
-    webhook: None = None
+    webhook: WebhookView | None
     retries: str | None
+    verifies: str | None
     images: list[ImageView]
     queue_position: int | None
     eta_s: float | None
@@ -119,3 +134,48 @@ class EstimateView(View):
     queue_position: int | None
     eta_s: float | None
     workers_ready: int
+
+
+class CrewView(View):
+    ready: int
+    busy: int
+    loading: int
+
+
+class ModelQueueView(View):
+    """`queued` holds what pauses before a retry too. `backlog_gpu_s`: predicted device seconds of what
+    waits, by the measured rate. `eta_s`: until all of it has been started; null if unknown."""
+
+    model: str
+    queued: int
+    running: int
+    storing: int
+    workers: CrewView
+    oldest_queued_s: float | None
+    backlog_gpu_s: float
+    eta_s: float | None
+
+
+class MineView(View):
+    """The caller's renders, and how many of them may wait; null: no limit."""
+
+    queued: int
+    running: int
+    max_queued: int | None
+
+
+class OwnerQueueView(View):
+    owner: str
+    queued: int
+    running: int
+
+
+class QueueView(View):
+    """What waits. `owners` and `poison` are for admins, else null."""
+
+    model_config = ConfigDict(frozen=True, title="Queue")
+
+    models: list[ModelQueueView]
+    mine: MineView
+    owners: list[OwnerQueueView] | None
+    poison: int | None

@@ -19,6 +19,8 @@
     ├── JobFinished           too late to cancel, or nothing to retry
     ├── JobNotFinished        too early to retry
     ├── ResultGone            the record is there, the picture is not
+    ├── UrlNotAllowed         a stranger's URL that the farm must not call
+    ├── OutboundFailed        a stranger's URL gave no answer
     ├── SignatureWrong        a signed URL is not what was signed
     ├── UrlExpired            it is, but too old
     └── RenderStopped         a render ended before its picture, and nobody is to blame
@@ -118,6 +120,14 @@ class JobNotFinished(FarmError):
 
 class ResultGone(FarmError):
     """The picture is no longer stored."""
+
+
+class UrlNotAllowed(FarmError):
+    """The farm may not call this URL."""
+
+
+class OutboundFailed(FarmError):
+    """The receiver did not answer."""
 
 
 class SignatureWrong(FarmError):

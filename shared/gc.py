@@ -2,7 +2,7 @@
 
 Nothing that a remembered job refers to goes, whatever its age. A picture that goes is condemned in
 the job store first: from then on no claim can publish it, so the look at what is in use that
-follows misses nothing.
+follows misses nothing. Input pictures need no such word: shared/results/inputs.py says why.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
 
+from shared.results.inputs import Copy, Inputs
 from shared.results.port import Kept, ResultStore
 from shared.store.port import JobStore
 
@@ -48,6 +49,19 @@ def sweep(store: JobStore, results: ResultStore, found: Iterable[Waste]) -> Iter
         if waste.kept.token not in in_use:
             results.delete(waste.kept)
             yield waste
+
+
+def find_inputs(store: JobStore, inputs: Inputs) -> list[Copy]:
+    """Copies of former days that no remembered render starts from. Raises as `find_waste` does."""
+    old = list(inputs.walk())
+    in_use = store.inputs_in_use() if old else set()
+    return [copy for copy in old if copy.sha256 not in in_use]
+
+
+def sweep_inputs(inputs: Inputs, found: Iterable[Copy]) -> Iterator[Copy]:
+    for copy in found:
+        inputs.delete(copy)
+        yield copy
 
 
 def purge(store: JobStore, results: ResultStore, job_id: str) -> None:

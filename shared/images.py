@@ -60,6 +60,7 @@ class PictureInfo(Record):
         return {
             "version": _version(),
             "fingerprint": self.fingerprint,
+            "mode": self.spec.mode,
             **self.spec.model_dump(mode="json"),
             "profile": self.profile,
             **noise,
@@ -125,6 +126,11 @@ def infotext(info: PictureInfo) -> str:
         "Model hash": spec.model_digest[:10],
         "Version": _version(),
     }
+    if spec.init_image_sha256:
+        settings["Denoising strength"] = spec.strength
+        settings["Init image hash"] = spec.init_image_sha256[:10]
+    if spec.mask_image_sha256:
+        settings["Mask image hash"] = spec.mask_image_sha256[:10]
     if info.random_weights:
         settings["Note"] = NOISE_NOTE
     lines = [spec.prompt]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,7 +19,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from shared.headers import Header, NoPicture, read_header
+from shared.headers import Header, Kind, NoPicture, read_header
 
 MOST_BYTES = 20 * 2**20
 MOST_PIXELS = 16_000_000
@@ -28,7 +29,11 @@ MOST_PROFILE_BYTES = 4 * 2**20  # the largest of print's CMYK profiles have abou
 # white = repaint. alpha: only its transparency, which is what to repaint.
 Role = Literal["image", "mask", "alpha"]
 
-_READERS = {"png": PngImageFile, "jpeg": JpegImageFile, "webp": WebPImageFile}
+_READERS: dict[Kind, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
+    "png": PngImageFile,
+    "jpeg": JpegImageFile,
+    "webp": WebPImageFile,
+}
 _MODES = {0: "L", 2: "RGB"}  # the colour types of our own PNGs
 
 

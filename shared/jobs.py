@@ -7,7 +7,7 @@ share the render. A job's status is never stored: it is read off its renders (`j
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -105,6 +105,19 @@ class RenderSpec(Passed):
     mask_image_sha256: str | None = None
     strength: float | None = None
 
+    INPUTS: ClassVar = ("init_image_sha256", "mask_image_sha256")
+
+    @property
+    def inputs(self) -> frozenset[str]:
+        """The pictures it starts from, by SHA-256."""
+        return frozenset(filter(None, (self.init_image_sha256, self.mask_image_sha256)))
+
+    @property
+    def mode(self) -> Literal["txt2img", "img2img", "inpaint"]:
+        if self.init_image_sha256 is None:
+            return "txt2img"
+        return "inpaint" if self.mask_image_sha256 else "img2img"
+
     @property
     def steps_to_run(self) -> int:
         """From an input picture only the last part of the schedule runs, one step at least.
@@ -153,6 +166,20 @@ class StoredResult(Passed):
     stored_at: float  # unix seconds
 
 
+class Verdict(Passed):
+    """A render made again and compared with its stored picture, which stays as it is.
+
+    `max_abs_diff`: the largest difference of any sample, 0 to 255. `sha256` is that of the PNG that
+    this render would have stored: it tells of another encoder or library too.
+    """
+
+    identical: bool
+    max_abs_diff: int
+    sha256: str
+    timings_s: dict[str, float] = {}
+    profile: dict[str, str] = {}
+
+
 class Failure(Passed):
     code: str
     message: str
@@ -179,6 +206,8 @@ class Render(Record):
     finished_at: float | None = None
     found: bool = False  # its picture was in the result store before anybody rendered it
     result: StoredResult | None = None
+    against: StoredResult | None = None  # compare with this, and store nothing
+    verdict: Verdict | None = None
     error: Failure | None = None  # the last one; the render may have gone on since
     version: int = RECORD_VERSION
 
@@ -207,6 +236,20 @@ class JobImage(Record):
         return self.dropped_at if self.dropped else self.render.finished_at
 
 
+WebhookEvent = Literal[
+    "job.succeeded", "job.failed", "job.canceled", "job.expired", "job.running", "image.succeeded"
+]
+
+
+class Webhook(Record):
+    """Whom to tell of a job, and what. `base`: how its client spells the farm's own URL."""
+
+    url: str
+    events: tuple[WebhookEvent, ...]
+    lane: str  # the URL's origin
+    base: str
+
+
 class Job(Record):
     """What a client ordered. `input` is resolved: defaults in, aliases folded, seed concrete."""
 
@@ -216,7 +259,9 @@ class Job(Record):
     cache: Literal["use", "bypass"] = "use"
     priority: Literal["high", "normal", "low"] = "normal"
     metadata: dict[str, str] = {}
+    webhook: Webhook | None = None
     retries: str | None = None  # the job that this one orders again
+    verifies: str | None = None  # the job whose picture this one compares with
     created_at: float
     deadline_at: float | None = None
     cancel_requested_at: float | None = None

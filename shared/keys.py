@@ -24,10 +24,19 @@ farm:poison           zset    render that took down its worker too often -> when
 farm:condemned:<tok>  string  gc takes this picture away: nobody publishes it any more (a day)
 farm:deadlines        zset    job -> deadline, unix seconds
 farm:idem:<owner>:<h> string  "<job> <body hash>" of an Idempotency-Key (a day)
+farm:outbox           zset    owner -> when one of its webhooks may be tried next, unix seconds
+farm:lanes:<owner>    zset    receiver's origin -> the same
+farm:lane:<o> <r>     zset    "<job> <name>" -> when it may be tried; while it is: end of its lease
+farm:flight:<o>[ <r>] zset    "<job> <name>" that is being tried -> end of its lease
+farm:undelivered      zset    "<job> <name>" -> when it is, or was, due
+farm:deliveries:<job> hash    <name>: "<at> <state> <tries> <due>", <name>:log, :body, :token
+farm:delivered        hash    outcome of an attempt -> count
+farm:webhooks:<owner> zset    secret that signs its webhooks -> until when
 farm:attended         zset    job -> when its queued images are canceled unless its client comes back
 farm:attach:<owner>:<h> zset  job -> when it came: unfinished jobs of one body, for a repeated request
 farm:unattended       string  when the chores last looked for jobs whose client has left
 farm:notes:<owner>    hash    what a dialect remembers of an owner: name -> value
+farm:owed             hash    owner -> how many queued renders are on his account
 farm:workers          hash    worker -> "<last seen> <ttl> <status JSON>"
 farm:death:<slot>     string  "<at> <cause>" of the last worker that died there (a week)
 farm:orders           hash    worker -> "drain": what an operator wants of it, until it is lifted
@@ -63,10 +72,19 @@ KEYS = {
     "condemned": "farm:condemned:",
     "deadlines": "farm:deadlines",
     "idem": "farm:idem:",
+    "outbox": "farm:outbox",
+    "lanes": "farm:lanes:",
+    "lane": "farm:lane:",
+    "flight": "farm:flight:",
+    "undelivered": "farm:undelivered",
+    "deliveries": "farm:deliveries:",
+    "delivered": "farm:delivered",
+    "webhooks": "farm:webhooks:",
     "attended": "farm:attended",
     "attach": "farm:attach:",
     "unattended": "farm:unattended",
     "notes": "farm:notes:",
+    "owed": "farm:owed",
     "workers": "farm:workers",
     "death": "farm:death:",
     "orders": "farm:orders",

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from shared.errors import StoreUnavailable
+from shared.store.outbox import OUTCOMES, OutboxStats
 from shared.store.port import JobStore
 
 _HTTP_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
@@ -77,6 +78,7 @@ class StoreCollector:
     def collect(self) -> Iterator[Metric]:
         try:
             stats, workers = self._store.stats(), self._store.workers()
+            outbox = self._store.outbox_stats()
         except StoreUnavailable:
             yield GaugeMetricFamily("renderfarm_store_up", "1 if the job store answers", value=0)
             return
@@ -96,6 +98,7 @@ class StoreCollector:
         yield GaugeMetricFamily(
             "renderfarm_leases", "Renders that a worker holds", value=stats.leases
         )
+        yield from _webhooks(outbox)
         totals = CounterMetricFamily(
             "renderfarm_store", "Renders by outcome, farm-wide", labels=["outcome"]
         )
@@ -112,3 +115,20 @@ class StoreCollector:
         for (pool_name, state), count in sorted(counted.items()):
             states.add_metric([pool_name, state], count)
         yield states
+
+
+def _webhooks(outbox: OutboxStats) -> Iterator[Metric]:
+    yield GaugeMetricFamily(
+        "renderfarm_webhooks_waiting", "Webhooks not yet delivered", value=outbox.waiting
+    )
+    yield GaugeMetricFamily(
+        "renderfarm_webhooks_late_seconds",
+        "How long the oldest webhook should have been tried already",
+        value=outbox.late_s,
+    )
+    attempts = CounterMetricFamily(
+        "renderfarm_webhook_attempts", "Attempts to deliver a webhook", labels=["outcome"]
+    )
+    for outcome in OUTCOMES:
+        attempts.add_metric([outcome], outbox.totals.get(outcome, 0))
+    yield attempts

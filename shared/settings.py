@@ -124,6 +124,17 @@ class Settings(BaseModel):
         "After SIGTERM the API refuses new orders but answers polls and files for so long before it stops listening",
         ge=0,
     )
+    webhook_allow_hosts: str = knob(
+        "",
+        "Host names, addresses and CIDRs, separated by spaces, that webhooks may reach though they are not public, and over plain http",
+    )
+    webhook_ca_file: Path | None = knob(
+        None, "An authority to trust besides the system's when a webhook is delivered"
+    )
+    input_url_hosts: str = knob(
+        "",
+        "Host names, addresses and CIDRs, separated by spaces, that an input picture may be fetched from, public or not; `*`: every public host. Empty: orders must bring their pictures",
+    )
     metrics_token: SecretStr | None = knob(None, "If set, `/metrics` wants it as a Bearer token")
 
     # the workers

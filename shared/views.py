@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from shared.answers import ImageView, JobView, MetricsView, ProgressView, StepsView, UrlsView
+from shared.answers import (
+    ImageView,
+    JobView,
+    MetricsView,
+    ProgressView,
+    StepsView,
+    UrlsView,
+    VerifyView,
+    WebhookView,
+)
 from shared.eta import Crew, eta_s, steps_done
 from shared.jobs import FINAL, Job, JobImage, RenderState
 from shared.links import CONTENT_TYPES, Links
 
 NOBODY = Crew()
+_VERDICT = set(VerifyView.model_fields)
 _ON_DEVICE = ("text", "denoise", "decode")
 
 
@@ -30,7 +40,9 @@ def job_view(
         cache=job.cache,
         priority=job.priority,
         metadata=job.metadata,
+        webhook=job.webhook and WebhookView(url=job.webhook.url, events=list(job.webhook.events)),
         retries=job.retries,
+        verifies=job.verifies,
         images=[image_view(job, image, links) for image in job.images],
         queue_position=min(waiting, default=None),
         eta_s=eta_s(job, crew, now),
@@ -78,6 +90,9 @@ def image_view(job: Job, image: JobImage, links: Links) -> ImageView:
         width=render.spec.width,
         height=render.spec.height,
         error=render.error if image.status is RenderState.failed else None,
+        verify=VerifyView(**render.verdict.model_dump(include=_VERDICT))
+        if render.verdict
+        else None,
     )
 
 
@@ -107,8 +122,8 @@ def _finished_at(job: Job) -> float | None:
 
 
 def _metrics(job: Job, started: float | None, until: float) -> MetricsView:
-    results = [i.render.result for i in job.images if i.render.result and not i.cached]
-    spent = sum(r.timings_s.get(part, 0.0) for r in results for part in _ON_DEVICE)
+    made = [i.render.result or i.render.verdict for i in job.images if not i.cached]
+    spent = sum(m.timings_s.get(part, 0.0) for m in made if m for part in _ON_DEVICE)
     if started is None:
         return MetricsView(queue_s=None, run_s=None, gpu_s=round(spent, 3))
     return MetricsView(

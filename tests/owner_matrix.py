@@ -49,9 +49,15 @@ LINES = {
     "DELETE /jobs/{job_id}": about_job(204),
     "POST /jobs/{job_id}/cancel": about_job(job="queued"),
     "POST /jobs/{job_id}/retry": about_job(409),
+    "POST /jobs/{job_id}/verify": about_job(409, job="queued"),
     "GET /jobs/{job_id}/events": about_job(),
     "GET /jobs/{job_id}/result": about_job(),
     "GET /files/{job_id}/{index}.{extension}": about_job(),
+    # webhooks
+    "GET /webhooks/secret": keyed(),
+    "POST /webhooks/secret/rotate": keyed(),
+    "GET /jobs/{job_id}/deliveries": about_job(),
+    "POST /jobs/{job_id}/redeliver": about_job(404),  # its job has no webhook
     # inputs: what of whose is asked in tests/unit/test_api_inputs.py
     "POST /inputs": keyed(400),
     "GET /inputs/{sha256}": keyed(404),
@@ -67,6 +73,7 @@ LINES = {
     "GET /poison": for_admin(),
     "POST /poison/{render_id}/retry": for_admin(404),
     "DELETE /poison/{render_id}": for_admin(404),
+    "GET /queue": keyed(),
     "GET /workers": for_admin(),
     "POST /workers/{name:path}/drain": for_admin(),
     "POST /workers/{name:path}/release": for_admin(),

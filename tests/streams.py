@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,6 +30,7 @@ class Told:
 class Call:
     """One request in the making. `leave` is the client hanging up."""
 
+    request: bytes = b""
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b""
@@ -40,7 +42,7 @@ class Call:
     async def receive(self) -> Message:
         if not self._asked:
             self._asked = True
-            return {"type": "http.request", "body": b"", "more_body": False}
+            return {"type": "http.request", "body": self.request, "more_body": False}
         await self._left.wait()
         return {"type": "http.disconnect"}
 
@@ -75,12 +77,20 @@ class Call:
         await self.until(lambda call: call.ended)
 
 
+async def until(condition: Callable[[], object], what: str = "") -> None:
+    """Poll, in an event loop, until the condition holds."""
+    end = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < end, f"waited {LIMIT_S} s in vain {what}"
+        await asyncio.sleep(0.005)
+
+
 @asynccontextmanager
 async def calling(
-    app: FastAPI, url: str, method: str = "GET", **headers: str
+    app: FastAPI, url: str, method: str = "GET", body: bytes = b"", **headers: str
 ) -> AsyncIterator[Call]:
     """The request runs beside the block; at its end the client hangs up and all must be over."""
-    call, parts = Call(), urlsplit(url)
+    call, parts = Call(body), urlsplit(url)
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     scope = {
         "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method,

@@ -1,4 +1,4 @@
-"""What must happen now and then, whoever is alive: reap, expire, reconcile, audit, gc.
+"""What must happen now and then, whoever is alive: reap, expire, reconcile, audit, gc; webhooks.
 
 Celery's beat is the clock. The chores run inside it, not as messages: they repair what a broken
 broker leaves behind, so they must not travel through it; and while nobody runs them nothing piles
@@ -18,14 +18,16 @@ from celery import beat
 from celery.schedules import crontab
 
 from shared.errors import FarmError
-from shared.gc import find_waste, sweep
+from shared.gc import find_inputs, find_waste, sweep, sweep_inputs
 from shared.logs import event, setup
 from shared.results import open_results
+from shared.results.inputs import Inputs
 from shared.settings import Settings
 from shared.store import open_store
 from shared.store.checks import report
 from shared.store.port import JobStore
 from shared.tickets import make_app
+from worker.webhooks import Courier
 
 log = logging.getLogger("farm.chores")
 
@@ -71,9 +73,13 @@ class Chores:
 def collect(settings: Settings, store: JobStore) -> None:
     """Delete stored pictures that nobody needs. Raises StoreUnavailable, ResultsUnavailable."""
     results, retention_s = open_results(settings), settings.result_retention_s
-    found = find_waste(store, results, now=time.time(), retention_s=retention_s)
-    gone = [waste.kept.size_bytes for waste in sweep(store, results, found)]
-    event(log, "collected", pictures=len(gone), bytes=sum(gone))
+    inputs = Inputs(results)
+    forgotten = list(sweep_inputs(inputs, find_inputs(store, inputs)))
+    gone: list[int] = []
+    if retention_s:
+        found = find_waste(store, results, now=time.time(), retention_s=retention_s)
+        gone = [waste.kept.size_bytes for waste in sweep(store, results, found)]
+    event(log, "collected", pictures=len(gone), bytes=sum(gone), inputs=len(forgotten))
 
 
 EVERY_S = {"reap": 1.0, "expire": 1.0, "unattended": 1.0, "reconcile": 1.0, "audit": 60.0}
@@ -108,14 +114,17 @@ def serve(settings: Settings) -> None:
     app.conf.beat_schedule = {
         name: {"task": name, "schedule": every_s} for name, every_s in EVERY_S.items()
     }
-    if settings.result_retention_s:  # by the clock on the wall: a farm may start anew each day
-        app.conf.beat_schedule["gc"] = {"task": "gc", "schedule": crontab(hour=3, minute=30)}
+    # By the clock on the wall: a farm may start anew each day.
+    app.conf.beat_schedule["gc"] = {"task": "gc", "schedule": crontab(hour=3, minute=30)}
     store = open_store(settings, patience_s=5.0)
     report(store, log)
     chores = Chores(store, lambda: collect(settings, store))
     service = beat.Service(app, max_interval=1, scheduler_cls=in_process(chores))
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: service.stop())
+    courier = Courier.of(settings, store)
+    courier.start()
     event(log, "started", chores=",".join(EVERY_S))
     service.start()
+    courier.stop()
     event(log, "stopped")

@@ -1,4 +1,4 @@
-"""Keeping a picture: encode, store, close; off the render thread, so that the device goes on."""
+"""Keeping a picture: encode, store or compare, close; off the render thread, so that the device goes on."""
 
 from __future__ import annotations
 
@@ -8,19 +8,22 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import BoundedSemaphore, Thread
-from typing import Any
+from typing import TypeVar
 
-from shared.errors import FarmError, ResultsUnavailable
+from shared.errors import FarmError, ResultGone, ResultsUnavailable
 from shared.images import PictureInfo, encode_png
-from shared.jobs import Failure, StoredResult
+from shared.jobs import Failure, StoredResult, Verdict
 from shared.logs import event
 from shared.metrics import WorkerMetrics
 from shared.results.port import ResultStore
 from shared.store.port import JobStore
 from shared.store.values import Claim
+from worker.compare import largest_difference
 from worker.engines.port import Picture
 from worker.fail import fail
 from worker.leases import Lease
+
+T = TypeVar("T")
 
 log = logging.getLogger("farm.worker")
 AT_ONCE = 2
@@ -102,35 +105,70 @@ class Keep:
         png = encode_png(picture.rgb, picture.width, picture.height, info)
         encoded = time.perf_counter()
         timings = {**picture.timings_s, "encode": encoded - started}
+        told = {phase: round(seconds, 6) for phase, seconds in timings.items()}
+        sha256 = hashlib.sha256(png).hexdigest()
+        if claim.against:
+            self._compare_and_close(claim, claim.against, lease, picture, sha256, told)
+            return
         result = StoredResult(
             fingerprint=claim.fingerprint,
             token=claim.token,
             size_bytes=len(png),
-            sha256=hashlib.sha256(png).hexdigest(),
+            sha256=sha256,
             width=picture.width,
             height=picture.height,
-            timings_s={phase: round(seconds, 6) for phase, seconds in timings.items()},
+            timings_s=told,
             profile=picture.profile,
             exact=picture.exact,
             stored_at=time.time(),
         )
         try:
-            self._put_patiently(result, png, info.details(), lease)
+            self._patiently(lambda: self._results.put(result, png, info.details()), lease)
         except ResultsUnavailable as error:
-            message = "the storage did not answer; the picture could not be kept"
-            failure = Failure(code="storage_unavailable", message=message, retryable=True)
-            fail(self._store, self._metrics, claim, failure, reason=str(error))
+            self._without_storage(claim, "the picture could not be kept", error)
             return
         timings["store"] = time.perf_counter() - encoded
         self._close(claim, result, timings)
 
-    def _put_patiently(
-        self, result: StoredResult, png: bytes, details: dict[str, Any], lease: Lease
+    def _compare_and_close(
+        self,
+        claim: Claim,
+        against: StoredResult,
+        lease: Lease,
+        picture: Picture,
+        sha256: str,
+        timings: dict[str, float],
     ) -> None:
+        """A verification stores nothing; the picture that it asks about stays as it is."""
+        try:
+            stored = self._patiently(lambda: b"".join(self._results.read(against)), lease)
+        except ResultGone:
+            message = "the stored picture is gone: there is nothing to compare with"
+            fail(self._store, self._metrics, claim, Failure(code="input_missing", message=message))
+            return
+        except ResultsUnavailable as error:
+            self._without_storage(claim, "the picture could not be compared", error)
+            return
+        difference = largest_difference(picture, stored)
+        verdict = Verdict(
+            identical=difference == 0,
+            max_abs_diff=difference,
+            sha256=sha256,
+            timings_s=timings,
+            profile=picture.profile,
+        )
+        self._close(claim, verdict, timings)
+
+    def _without_storage(self, claim: Claim, what: str, error: ResultsUnavailable) -> None:
+        message = f"the storage did not answer; {what}"
+        failure = Failure(code="storage_unavailable", message=message, retryable=True)
+        fail(self._store, self._metrics, claim, failure, reason=str(error))
+
+    def _patiently(self, ask: Callable[[], T], lease: Lease) -> T:
         end, pause_s = time.monotonic() + self._patience_s, 0.1
         while True:
             try:
-                return self._results.put(result, png, details)
+                return ask()
             except ResultsUnavailable as error:
                 if time.monotonic() + pause_s > end:
                     raise
@@ -141,20 +179,24 @@ class Keep:
                 raise ResultsUnavailable("the lease was lost while the storage did not answer")
             pause_s = min(pause_s * 2, 5.0)
 
-    def _close(self, claim: Claim, result: StoredResult, timings: dict[str, float]) -> None:
-        device_s = sum(result.timings_s.get(p, 0.0) for p in ("text", "denoise", "decode"))
-        if not self._store.close(claim.render_id, claim.token, result, device_s=device_s):
+    def _close(
+        self, claim: Claim, outcome: StoredResult | Verdict, timings: dict[str, float]
+    ) -> None:
+        device_s = sum(outcome.timings_s.get(p, 0.0) for p in ("text", "denoise", "decode"))
+        if not self._store.close(claim.render_id, claim.token, outcome, device_s=device_s):
             event(log, "lost", logging.WARNING, **claim.who, state="storing")
             self._metrics.renders.labels("lost").inc()
-            self._discard(result)
+            if isinstance(outcome, StoredResult):
+                self._discard(outcome)
             return
         self._metrics.renders.labels("succeeded").inc()
         for phase, seconds in timings.items():
             self._metrics.phase_seconds.labels(phase).observe(seconds)
-        event(
-            log, "stored", **claim.who, bytes=result.size_bytes,
-            **{f"{phase}_s": round(seconds, 4) for phase, seconds in timings.items()},
-        )  # fmt: skip
+        told = {f"{phase}_s": round(seconds, 4) for phase, seconds in timings.items()}
+        if isinstance(outcome, Verdict):
+            event(log, "verified", **claim.who, max_abs_diff=outcome.max_abs_diff, **told)
+        else:
+            event(log, "stored", **claim.who, bytes=outcome.size_bytes, **told)
 
     def _discard(self, result: StoredResult) -> None:
         """Another claim has the render now; it may have found this very picture, or may yet."""

@@ -24,6 +24,7 @@ from shared.logs import event, setup
 from shared.metrics import WorkerMetrics
 from shared.models import ModelEntry, load_catalog
 from shared.results import open_results
+from shared.results.inputs import Inputs
 from shared.settings import Settings, load_settings
 from shared.store import open_store
 from shared.store.checks import report
@@ -40,8 +41,10 @@ from worker.engines.port import Picture, Renderer
 from worker.exits import Ending
 from worker.health import Health
 from worker.heart import Heart
+from worker.inputs import Pantry
 from worker.keep import Keep
 from worker.leases import Leases
+from worker.previews import Gallery
 from worker.render import Bench, Seat
 from worker.watchdog import Watchdog
 
@@ -154,11 +157,16 @@ def _work(
             profile=picture.profile,
         )
 
-    keep = Keep(store, open_results(settings), metrics, describe)
+    results = open_results(settings)
+    pantry = Pantry(Inputs(results))
+    keep = Keep(store, results, metrics, describe)
     stack.callback(keep.close)  # before the leases: what is being stored is stored
     seat = Seat(name, entry.pool, settings.lease_s, settings.drain_s)
     health = Health.of(settings, renderer.memory())
-    bench = Bench(seat, store, renderer, leases, keep, heart, metrics, health, ending.leave)
+    gallery = Gallery(open_store(settings, patience_s=HEART_PATIENCE_S).preview)
+    bench = Bench(
+        seat, store, renderer, leases, keep, heart, metrics, health, ending.leave, pantry, gallery
+    )  # fmt: skip
     if settings.watchdog_s:
         watchdog = _watch(bench, store, seat, settings.watchdog_s, keep, leases)
         stack.callback(watchdog.stop)

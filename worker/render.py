@@ -32,8 +32,10 @@ from worker.engines.port import Picture, Renderer
 from worker.fail import fail
 from worker.health import Health, rss_mb
 from worker.heart import Heart
+from worker.inputs import Pantry
 from worker.keep import Keep
 from worker.leases import Lease, Leases
+from worker.previews import Gallery
 
 log = logging.getLogger("farm.worker")
 
@@ -74,6 +76,8 @@ class Bench:
         metrics: WorkerMetrics,
         health: Health,
         leave: Callable[[int], None],
+        pantry: Pantry,
+        gallery: Gallery,
     ) -> None:
         self._seat = seat
         self._store = store
@@ -84,6 +88,8 @@ class Bench:
         self._metrics = metrics
         self._health = health
         self._leave = leave
+        self._pantry = pantry
+        self._gallery = gallery
         self._lease: Lease | None = None
         self._draining = Event()
         self._drain_until = float("inf")
@@ -173,7 +179,7 @@ class Bench:
         look = None if claim.fresh else self._keep.look(claim.fingerprint)
         try:
             picture = self._render(claim, lease, look)
-            if not self._store.storing(claim.render_id, claim.token, claim.spec.steps):
+            if not self._store.storing(claim.render_id, claim.token, claim.spec.steps_to_run):
                 raise LeaseLost
         except Found:
             self._close_found(claim, look)
@@ -210,13 +216,16 @@ class Bench:
     def _render(
         self, claim: Claim, lease: Lease, look: Future[StoredResult | None] | None
     ) -> Picture:
-        def on_step(step: int, steps: int) -> None:
-            lease.progress(step)
+        def check() -> None:
             lease.check()
             if _found(look, 0):
                 raise Found
             if time.monotonic() > self._drain_until:
                 raise GivenBack
+
+        def on_step(step: int, steps: int) -> None:
+            lease.progress(step)
+            check()
 
         if _found(look, LOOK_FIRST_S):
             raise Found
@@ -224,7 +233,8 @@ class Bench:
             names = ", ".join(sorted(unknown))
             message = f"this worker is older than the order and does not know: {names}"
             raise RenderFailed("worker_too_old", message, retryable=True)
-        return self._renderer.render(claim.spec, on_step)
+        inputs = self._pantry.fetch(claim.spec, check)
+        return self._renderer.render(claim.spec, on_step, inputs, self._gallery.of(claim))
 
     def _close_found(self, claim: Claim, look: Future[StoredResult | None] | None) -> None:
         result = look.result() if look else None

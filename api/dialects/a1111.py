@@ -17,6 +17,7 @@ _SAME = frozenset({"prompt", "negative_prompt", "steps", "cfg_scale", "seed"})
 _SIZES = ("width", "height")
 _BATCH = ("batch_size", "n_iter")
 _IMAGE = ("init_images", "mask", "denoising_strength", "inpainting_mask_invert")
+_SHOWN = {*_SAME, *_SIZES, *_BATCH, "denoising_strength", "inpainting_mask_invert"}
 _HASH = re.compile(r" \[[0-9a-f]{6,64}\]$")
 
 
@@ -93,7 +94,10 @@ def _inputs(wish: Wish, given: Mapping[str, Any]) -> None:
 def answer(
     job: Job, pictures: Sequence[tuple[int, bytes, str]], entry: ModelEntry, given: dict[str, Any]
 ) -> dict[str, Any]:
-    """`pictures`: (seed, bytes, infotext). `info` is JSON in a string, as this dialect has it."""
+    """`pictures`: (seed, bytes, infotext). `info` is JSON in a string, as this dialect has it.
+
+    Of what was given only what had an effect comes back: some clients send their password along.
+    """
     seeds = [seed for seed, _, _ in pictures]
     texts = [text for _, _, text in pictures]
     prompts, negative = job.input["prompt"], job.input["negative_prompt"]
@@ -118,7 +122,7 @@ def answer(
         "job_timestamp": str(int(job.created_at)),
     }
     images = [base64.b64encode(data).decode() for _, data, _ in pictures]
-    shown = {k: v for k, v in given.items() if k not in ("init_images", "mask")}
+    shown = {k: v for k, v in given.items() if k in _SHOWN}
     return {"images": images, "parameters": shown, "info": json.dumps(info)}
 
 
@@ -144,9 +148,10 @@ def progress(job: Job | None, current: str | None, eta_s: float | None) -> dict[
     busy = job is not None and not job.done
     images = job.images if job and busy else ()
     done = [image for image in images if image.finished_at is not None]
-    steps = [(image.render.step, image.render.spec.steps) for image in images]
+    steps = [(image.render.step, image.render.spec.steps_to_run) for image in images]
     made = sum(
-        1.0 if i.finished_at is not None else i.render.step / i.render.spec.steps for i in images
+        1.0 if i.finished_at is not None else i.render.step / i.render.spec.steps_to_run
+        for i in images
     )
     running = next((s for s, i in zip(steps, images, strict=True) if i.finished_at is None), (0, 0))
     asked = job is not None and job.cancel_requested_at is not None

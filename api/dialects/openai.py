@@ -131,7 +131,7 @@ def _quality(wish: Wish, quality: Any, entry: ModelEntry) -> str:
 
 
 def _stream(wish: Wish, given: Mapping[str, Any]) -> bool:
-    stream = given.get("stream", False)
+    stream: object = given.get("stream", False)
     if not isinstance(stream, bool):
         wish.refuse("invalid_value", "stream", "must be true or false")
         return False

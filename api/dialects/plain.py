@@ -11,7 +11,7 @@ from api.schemas import ALIASES, NewJob
 _HUGGING_FACE = frozenset(
     {"negative_prompt", "width", "height", "num_inference_steps", "guidance_scale", "seed"}
 )
-_UNUSED = {"n", "partial_images", "webhook"}  # `n` is looked at here, nobody sees the others
+_UNUSED = {"n", "partial_images"}  # `n` is looked at here, and nobody sees previews
 _NATIVE = NewJob.model_fields.keys() - _UNUSED | ALIASES.keys() | {"size"}
 
 

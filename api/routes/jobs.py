@@ -51,6 +51,7 @@ _BODY = {
         **responses(
             "invalid_json", "invalid_value", "missing_field", "unknown_field", "invalid_size",
             "conflicting_fields", "model_not_found", "unsupported_for_model", "invalid_image",
+            "webhook_url_not_allowed",
             "inputs_busy", "invalid_idempotency_key", "missing_api_key", "invalid_api_key", "body_too_large",
             "unsupported_media_type", "idempotency_key_reused", "draining", "queue_full",
             "store_unavailable",
@@ -73,16 +74,17 @@ async def submit(
         farm.drain.refuse_orders()
         for name in request.query_params.keys() - {"dry_run"}:  # a misread option costs a render
             raise Problem(400, "unknown_field", "POST /jobs knows only dry_run", name)
-        order = parse(body, Limits(farm.catalog, farm.settings.max_n))
+        order = parse(body, Limits(farm.catalog, farm.settings.max_n, hosts=farm.hosts))
         entry = farm.catalog.find(order.model) if order.model else farm.catalog.default
         order, given = receive(farm, owner, order, keep=not dry_run)
         replay = None if idempotency_key is None else (key_of(idempotency_key), digest(order))
-        return admit(order, entry, owner, now=time.time(), idempotency=replay, given=given)
+        now, base = time.time(), farm.links(request).base
+        return admit(order, entry, owner, now=now, idempotency=replay, given=given, base=base)
 
     if dry_run:
         estimated = await run_in_threadpool(lambda: estimate(farm, submission()))
         return Response(estimated.model_dump_json(), media_type="application/json")
-    return await _taken(request, farm, owner, submission)
+    return await taken(request, farm, owner, submission)
 
 
 @get(
@@ -157,10 +159,10 @@ async def retry(
         keep_inputs(farm, old)
         return again(old, entry, now=time.time(), idempotency=replay)
 
-    return await _taken(request, farm, owner, submission)
+    return await taken(request, farm, owner, submission)
 
 
-async def _taken(
+async def taken(
     request: Request, farm: Farm, owner: Owner, submission: Callable[[], Submission]
 ) -> Response:
     """The job that is ordered, as soon as it is done if the client waits for it."""

@@ -30,12 +30,15 @@ router = APIRouter(tags=["OpenAI"])
 azure = APIRouter(tags=["OpenAI"])
 VARIATION_STRENGTH = 0.7
 JsonBody = Annotated[bytes, Depends(json_body)]
-_ANSWERS = {"responses": {200: STREAMED, **responses(*CODES)}}
+_ANSWERS = {200: STREAMED, **responses(*CODES)}
 _DEPLOYMENT = "/openai/deployments/{deployment:path}/images"
 
 
 @router.post(
-    "/images/generations", summary="Draw (OpenAI)", openapi_extra={"requestBody": BODY}, **_ANSWERS
+    "/images/generations",
+    summary="Draw (OpenAI)",
+    openapi_extra={"requestBody": BODY},
+    responses=_ANSWERS,
 )
 async def generations(request: Request, owner: Caller, body: JsonBody) -> Response:
     return await _generate(request, owner, body)
@@ -45,7 +48,7 @@ async def generations(request: Request, owner: Caller, body: JsonBody) -> Respon
     f"{_DEPLOYMENT}/generations",
     summary="Draw (Azure OpenAI)",
     openapi_extra={"requestBody": BODY},
-    **_ANSWERS,
+    responses=_ANSWERS,
 )
 async def deployed(request: Request, owner: Caller, deployment: str, body: JsonBody) -> Response:
     return await _generate(request, owner, body, deployment)
@@ -62,7 +65,10 @@ async def served() -> Response:
 
 
 @router.post(
-    "/images/edits", summary="Draw over (OpenAI)", openapi_extra={"requestBody": EDIT}, **_ANSWERS
+    "/images/edits",
+    summary="Draw over (OpenAI)",
+    openapi_extra={"requestBody": EDIT},
+    responses=_ANSWERS,
 )
 async def edits(request: Request, owner: Caller) -> Response:
     return await _edit(request, owner)
@@ -72,7 +78,7 @@ async def edits(request: Request, owner: Caller) -> Response:
     f"{_DEPLOYMENT}/edits",
     summary="Draw over (Azure OpenAI)",
     openapi_extra={"requestBody": EDIT},
-    **_ANSWERS,
+    responses=_ANSWERS,
 )
 async def deployed_edits(request: Request, owner: Caller, deployment: str) -> Response:
     return await _edit(request, owner, deployment)
@@ -82,7 +88,7 @@ async def deployed_edits(request: Request, owner: Caller, deployment: str) -> Re
     "/images/variations",
     summary="Draw something like it (OpenAI)",
     openapi_extra={"requestBody": VARIATION},
-    **_ANSWERS,
+    responses=_ANSWERS,
 )
 async def variations(request: Request, owner: Caller) -> Response:
     form = await read_form(request)
@@ -151,9 +157,9 @@ async def _serve(
 
     def build(job: Job) -> Response:
         items = _items(request, farm, job, manner)
-        return JSONResponse(answer(job, items, manner.quality), headers=headers)
+        return JSONResponse(answer(job, items, manner.quality))
 
-    return await answered(request, farm, owner, submission, build)
+    return await answered(request, farm, owner, submission, build, headers)
 
 
 def _order(request: Request, farm: Farm, owner: Owner, wish: Wish, limits: Limits) -> Submission:

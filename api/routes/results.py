@@ -62,7 +62,7 @@ def result(
     if image.status in OPEN:
         return shown(request, farm, job, 202, {})
     if image.status is not RenderState.succeeded or image.render.result is None:
-        raise _without_picture(image)
+        raise without_picture(image)
     kind = next(kind for kind, media in CONTENT_TYPES.items() if media == media_type)
     headers = {"Cache-Control": "private, no-cache", "Vary": "Accept"}
     return picture(request, farm, job, image, image.render.result, kind, headers)
@@ -74,7 +74,7 @@ def _all(request: Request, farm: Farm, job: Job) -> Response:
         return shown(request, farm, job, 202, {})
     found = [(i, i.render.result) for i in job.images if i.status is RenderState.succeeded]
     if not found:
-        raise _without_picture(job.images[0])
+        raise without_picture(job.images[0])
     kind, compression = job.input["output_format"], job.input["output_compression"]
     entries = []
     for image, stored in found:
@@ -85,7 +85,10 @@ def _all(request: Request, farm: Farm, job: Job) -> Response:
     return JSONResponse({"images": entries}, headers={"Vary": "Accept"})
 
 
-def _without_picture(image: JobImage) -> Problem:
+def without_picture(image: JobImage) -> Problem:
+    """Why a finished image has nothing to fetch."""
+    if image.render.verdict:
+        return Problem(404, "image_not_found", "a verification stores no picture; see its `verify`")
     if image.status is RenderState.failed:
         error = image.render.error
         return Problem(410, "job_failed", error.message if error else "the image failed")

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 
-from api.auth import CallerKey, Owner, identify
+from api.auth import CallerKey, Owner, caller
 from api.dialects import a1111
 from api.dialects.wish import Wish
 from api.errors import Fault, Problem, refuse, responses
@@ -55,33 +55,36 @@ async def key_or_password(request: Request, key: CallerKey) -> str | None:
 async def owner_by_password(
     request: Request, key: Annotated[str | None, Depends(key_or_password)]
 ) -> Owner:
-    return identify(request, key)
+    return await caller(request, key)
 
 
 Client = Annotated[Owner, Depends(owner_by_password)]
 
 
-def _order_route(path: str, summary: str, **example: Any) -> Any:
-    body = {"required": True, "content": {"application/json": {
-        "schema": {"type": "object", "properties": {"prompt": {"type": "string"}}},
-        "example": {"prompt": "a lighthouse at dusk", "steps": 20, "width": 512, "height": 512,
-                    **example},
-    }}}  # fmt: skip
-    described = {200: {"description": "`images` in base64, `info` as JSON in a string"}}
-    return router.post(
-        path,
-        summary=summary,
-        openapi_extra={"requestBody": body},
-        responses={**described, **responses(*_ORDER)},
-    )
+def _body(**example: Any) -> dict[str, Any]:
+    schema = {"type": "object", "properties": {name: {} for name in example}}
+    content = {"application/json": {"schema": schema, "example": example}}
+    return {"requestBody": {"required": True, "content": content}}
 
 
-@_order_route("/txt2img", "Draw (A1111)")
+_FOX = {"prompt": "a lighthouse at dusk", "steps": 20, "width": 512, "height": 512}
+_DRAWN: dict[int | str, dict[str, Any]] = {
+    200: {"description": "`images` in base64, `info` as JSON in a string"},
+    **responses(*_ORDER),
+}
+
+
+@router.post("/txt2img", summary="Draw (A1111)", openapi_extra=_body(**_FOX), responses=_DRAWN)
 async def txt2img(request: Request, owner: Client, body: JsonBody) -> Response:
     return await _serve(request, owner, body, image=False)
 
 
-@_order_route("/img2img", "Draw over (A1111)", init_images=["iVBORw0KGgo..."])
+@router.post(
+    "/img2img",
+    summary="Draw over (A1111)",
+    openapi_extra=_body(**_FOX, init_images=["iVBORw0KGgo..."], denoising_strength=0.75),
+    responses=_DRAWN,
+)
 async def img2img(request: Request, owner: Client, body: JsonBody) -> Response:
     return await _serve(request, owner, body, image=True)
 
@@ -98,11 +101,8 @@ def options(request: Request, owner: Client) -> dict[str, Any]:
     "/options",
     summary="Choose a model; remembered for this owner",
     responses=responses(*_ACCESS, "model_not_found", "invalid_json", "invalid_value"),
-    openapi_extra={"requestBody": {"content": {"application/json": {
-        "schema": {"type": "object", "properties": {CHECKPOINT: {"type": "string"}}},
-        "example": {CHECKPOINT: "sd3.5-large"},
-    }}}},
-)  # fmt: skip
+    openapi_extra=_body(sd_model_checkpoint="sd3.5-large"),
+)
 def choose(request: Request, owner: Client, body: JsonBody) -> Response:
     farm, given = farm_of(request), json_object(body)
     ignored = Wish(ignored=[name for name in given if name != CHECKPOINT]).headers
@@ -166,11 +166,8 @@ def interrupt(request: Request, owner: Client) -> dict[str, Any]:
     "/png-info",
     summary="What a picture says of itself",
     responses=responses(*_ACCESS, "invalid_json", "missing_field", "invalid_image"),
-    openapi_extra={"requestBody": {"content": {"application/json": {
-        "schema": {"type": "object", "properties": {"image": {"type": "string"}}},
-        "example": {"image": "iVBORw0KGgo..."},
-    }}}},
-)  # fmt: skip
+    openapi_extra=_body(image="iVBORw0KGgo..."),
+)
 def png_info(owner: Client, body: JsonBody) -> dict[str, Any]:
     image = json_object(body).get("image")
     if not isinstance(image, str):
@@ -193,9 +190,9 @@ async def _serve(request: Request, owner: Owner, body: bytes, *, image: bool) ->
     def build(job: Job) -> Response:
         entry = farm.catalog.find(job.input["model"])
         pictures = [_picture(farm, job, image) for image in job.images]
-        return JSONResponse(a1111.answer(job, pictures, entry, given), headers=headers)
+        return JSONResponse(a1111.answer(job, pictures, entry, given))
 
-    return await answered(request, farm, owner, submission, build, taken=note)
+    return await answered(request, farm, owner, submission, build, headers, taken=note)
 
 
 def _order(

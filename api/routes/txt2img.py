@@ -22,8 +22,8 @@ from api.shown import shown
 from api.submitting import take
 from shared.answers import JobView
 from shared.jobs import Job
+from shared.links import CONTENT_TYPES
 from shared.store.values import Submission
-from shared.views import CONTENT_TYPES
 
 
 async def _tell_errors(request: Request) -> None:
@@ -82,16 +82,16 @@ async def txt2img(
     kind = _kind(request, submission)
 
     def build(job: Job) -> Response:
-        return _picture(farm, job, kind, headers)
+        return _picture(farm, job, kind)
 
-    return await answered(request, farm, owner, submission, build, json=kind == _JSON)
+    return await answered(request, farm, owner, submission, build, headers, json=kind == _JSON)
 
 
 def _order(
     request: Request, farm: Farm, owner: Owner, body: bytes
 ) -> tuple[Submission, dict[str, str]]:
     wish = plain.translate(json_object(body))
-    limits = Limits(farm.catalog, farm.settings.max_n)
+    limits = Limits(farm.catalog, farm.settings.max_n, hosts=farm.hosts)
     order = read(wish.fields, limits, known_as=wish.spelled, found=wish.faults)
     return ordered(request, farm, owner, order), wish.headers
 
@@ -123,14 +123,13 @@ def _kind(request: Request, submission: Submission) -> str:
     return kind
 
 
-def _picture(farm: Farm, job: Job, kind: str, headers: dict[str, str]) -> Response:
+def _picture(farm: Farm, job: Job, kind: str) -> Response:
     image = job.images[0]
     stored = image.render.result
     assert stored is not None  # it has succeeded
     made = next((f for f, media in CONTENT_TYPES.items() if media == kind), None)
     data = drawn(farm, job, image, made)
     headers = {
-        **headers,
         **described(job, image, stored, made or job.input["output_format"]),
         "Finish-Reason": "SUCCESS",
         "X-Cache": "hit" if image.cached else "miss",

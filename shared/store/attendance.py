@@ -27,7 +27,7 @@ class Attendances:
         self.bodies.setdefault((owner, by.body), []).append(job_id)
 
     def attend(self, job_id: str, client: str, gone_s: float) -> None:
-        if job_id in self.ledger.jobs:
+        if job_id in self.ledger.jobs and not self.ledger.snapshot(job_id).done:
             until = self.ledger.now() + gone_s
             self.clients.setdefault(job_id, {})[client] = until
             self._prolong(job_id, until)

@@ -16,17 +16,31 @@ from shared.jobs import (
     RenderSpec,
     RenderState,
     StoredResult,
+    Verdict,
 )
 from shared.store.values import (
     Claim,
     Delayed,
     Moved,
+    Order,
+    Outcome,
     Poison,
     Submission,
     WorkerStatus,
 )
 
-_RECORD = {"id", "owner", "input", "cache", "priority", "metadata", "retries", "version"}
+_RECORD = {
+    "id",
+    "owner",
+    "input",
+    "cache",
+    "priority",
+    "metadata",
+    "webhook",
+    "retries",
+    "verifies",
+    "version",
+}
 _NOTHING = Render(
     id="",
     fingerprint="",
@@ -54,19 +68,12 @@ def encode_submission(submission: Submission, weight: float, max_queue: int) -> 
         "previews": job.input.get("partial_images", 0),
         "version": RECORD_VERSION,
         "record": job.model_dump_json(include=_RECORD),
-        "images": [
-            {
-                "render": order.render_id,
-                "fingerprint": order.fingerprint,
-                "pool": order.spec.pool,
-                "spec": order.spec.model_dump_json(),
-                "cost": order.cost_s,
-            }
-            for order in submission.orders
-        ],
+        "images": [_encode_order(order) for order in submission.orders],
     }
     if job.deadline_at is not None:
         fields["deadline_s"] = job.deadline_at - job.created_at
+    if job.webhook:
+        fields["hook"] = " ".join([job.webhook.lane, *job.webhook.events])
     if submission.idempotency:
         key, body = submission.idempotency
         fields["idempotency"] = {"key": key, "body": body}
@@ -77,8 +84,21 @@ def encode_submission(submission: Submission, weight: float, max_queue: int) -> 
     return fields
 
 
-def encode_outcome(outcome: StoredResult | Failure | None) -> tuple[str, str, str]:
+def _encode_order(order: Order) -> dict[str, Any]:
+    fields = {
+        "render": order.render_id,
+        "fingerprint": order.fingerprint,
+        "pool": order.spec.pool,
+        "spec": order.spec.model_dump_json(),
+        "cost": order.cost_s,
+    }
+    return fields | ({"against": order.against.model_dump_json()} if order.against else {})
+
+
+def encode_outcome(outcome: Outcome) -> tuple[str, str, str]:
     """(state, field, its JSON)."""
+    if isinstance(outcome, Verdict):
+        return "succeeded", "verdict", outcome.model_dump_json()
     if isinstance(outcome, StoredResult):
         return "succeeded", "result", outcome.model_dump_json()
     if isinstance(outcome, Failure):
@@ -135,7 +155,7 @@ def _render(render_id: str, fields: dict[str, str], created_at: float) -> Render
             update={"id": render_id, "queued_at": created_at, "finished_at": created_at}
         )
     values: dict[str, Any] = {**fields, "id": render_id, "cost_s": fields.get("cost", 0)}
-    for name in ("spec", "result", "error"):
+    for name in ("spec", "result", "error", "against", "verdict"):
         if name in values:
             values[name] = json.loads(values[name])
     return Render.model_validate(values)
@@ -144,6 +164,7 @@ def _render(render_id: str, fields: dict[str, str], created_at: float) -> Render
 def decode_claim(answer: list[Any]) -> Claim:
     render_id, flat, waiters, now = answer
     fields = _pairs(flat)
+    against = fields.get("against")
     return Claim(
         render_id=render_id,
         token=fields["token"],
@@ -155,6 +176,7 @@ def decode_claim(answer: list[Any]) -> Claim:
         worker=fields["worker"],
         queued_at=float(fields["queued_at"]),
         claimed_at=float(now),
+        against=StoredResult.model_validate_json(against) if against else None,
         previews=int(fields.get("previews", 0)),
     )
 

@@ -154,6 +154,7 @@ class Desk:
             cost_s=order.cost_s,
             state=RenderState.queued,
             queued_at=self._ledger.now(),
+            against=order.against,
         )
         self._ledger.renders[render.id] = entry = Entry(render, order.cost_s, fresh)
         if not fresh:

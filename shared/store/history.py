@@ -9,6 +9,8 @@ from shared.events import Event, event_line, read_event, split_id
 
 Heard = Callable[[str, str], None]  # job, what is said on its channel
 
+Post = Callable[[str, str, int | None], None]  # job, event, image
+
 
 @dataclass(slots=True)
 class History:
@@ -17,12 +19,14 @@ class History:
     now: Callable[[], float]
     lines: dict[str, list[str]] = field(default_factory=dict)  # job -> its events
     listeners: set[Heard] = field(default_factory=set)
+    post: Post = field(default=lambda job, type, index: None)  # into the outbox
 
     def emit(self, job: str, type: str, index: int | None = None, attempt: int = 0) -> None:
         line = event_line(self.now(), type, index, attempt)
         lines = self.lines.setdefault(job, [])
         lines.append(line)
         self.tell(job, f"{len(lines)} {line}")
+        self.post(job, type, index)
 
     def tell(self, job: str, message: str) -> None:
         for heard in tuple(self.listeners):

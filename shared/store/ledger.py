@@ -143,7 +143,7 @@ class Ledger:
                 self.history.tell(job, said)
 
     def tell_step(self, entry: Entry) -> None:
-        step, steps = entry.render.step, entry.render.spec.steps
+        step, steps = entry.render.step, entry.render.spec.steps_to_run
         self.tell(
             entry,
             lambda _, index: json.dumps(
@@ -267,6 +267,7 @@ class Ledger:
             worker=entry.render.worker or "",
             queued_at=entry.render.queued_at,
             claimed_at=self.now(),
+            against=entry.render.against,
             previews=entry.previews,
         )
 

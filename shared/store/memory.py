@@ -18,13 +18,15 @@ from shared.jobs import (
     Job,
     Render,
     RenderState,
-    StoredResult,
+    Verdict,
 )
 from shared.store.attendance import Attendances, MemoryAttendance
 from shared.store.desk import Desk
 from shared.store.ledger import Ledger
 from shared.store.memory_events import MemoryEvents
 from shared.store.memory_index import MemoryIndex
+from shared.store.memory_outbox import MemoryOutbox, Parcels
+from shared.store.memory_queue import MemoryQueue
 from shared.store.values import (
     UNWELL_S,
     Cause,
@@ -33,6 +35,7 @@ from shared.store.values import (
     Delayed,
     Hold,
     Moved,
+    Outcome,
     Poison,
     PoolStats,
     Standing,
@@ -44,7 +47,7 @@ from shared.store.values import (
 )
 
 
-class MemoryJobStore(MemoryAttendance, MemoryEvents, MemoryIndex):
+class MemoryJobStore(MemoryAttendance, MemoryEvents, MemoryIndex, MemoryOutbox, MemoryQueue):
     """See shared/store/port.py. Thread-safe. `clock` gives unix seconds."""
 
     def __init__(
@@ -59,6 +62,8 @@ class MemoryJobStore(MemoryAttendance, MemoryEvents, MemoryIndex):
         self._now = clock
         self._lock = RLock()
         self._ledger = Ledger(clock, max_losses, max_retries, retry_pause_s)
+        self._parcels = Parcels(self._ledger)
+        self._ledger.history.post = self._parcels.post
         self._attendances = Attendances(self._ledger)
         self._desk = Desk(self._ledger, max_queue, self._attendances)
         self._idempotency = self._desk.idempotency
@@ -150,7 +155,7 @@ class MemoryJobStore(MemoryAttendance, MemoryEvents, MemoryIndex):
         self,
         render_id: str,
         token: str,
-        outcome: StoredResult | Failure | None,
+        outcome: Outcome,
         *,
         found: bool = False,
         device_s: float = 0.0,
@@ -173,6 +178,9 @@ class MemoryJobStore(MemoryAttendance, MemoryEvents, MemoryIndex):
                 self._ledger.end(entry, RenderState.canceled)
             elif isinstance(outcome, Failure):
                 self._ledger.end(entry, RenderState.failed, error=outcome)
+            elif isinstance(outcome, Verdict):
+                self._ledger.end(entry, RenderState.succeeded, verdict=outcome)
+                self._ledger.learn(entry, device_s)
             elif outcome.token in self._condemned:
                 entry.fresh = True
                 self._ledger.give_back(entry, lost=False)
@@ -286,6 +294,10 @@ class MemoryJobStore(MemoryAttendance, MemoryEvents, MemoryIndex):
             others = (e.render for e in self._ledger.renders.values() if e.render.id not in but)
             results = [render.result for render in others]
             return {result.token for result in results if result}
+
+    def inputs_in_use(self) -> set[str]:
+        with self._lock:
+            return {i for entry in self._ledger.renders.values() for i in entry.render.spec.inputs}
 
     def drain(self, name: str) -> None:
         with self._lock:

@@ -10,14 +10,16 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from shared.events import Event
-from shared.jobs import Failure, Job, StoredResult
-from shared.store.queries import Forecast, JobPage, JobQuery, Owned
+from shared.jobs import Job
+from shared.store.outbox import Outbox
+from shared.store.queries import Backlog, Forecast, JobPage, JobQuery, Owned
 from shared.store.values import (
     Cause,
     Claim,
     Delayed,
     Hold,
     Moved,
+    Outcome,
     Poison,
     Pulse,
     Standing,
@@ -29,7 +31,7 @@ from shared.store.values import (
 )
 
 
-class JobStore(Protocol):
+class JobStore(Outbox, Protocol):
     # the API's side
     def submit(self, submission: Submission) -> Submitted:
         """Take the whole job in one step: replay, cache, single-flight, pending, tickets, record.
@@ -61,6 +63,13 @@ class JobStore(Protocol):
 
     def foresee(self, submission: Submission) -> Forecast:
         """What this order would meet if it came now; nothing changes. O(n log queued)."""
+
+    def backlog(self, pools: Sequence[str], owner: str | None = None) -> Backlog:
+        """How much waits and runs in these pools, and on whose account; None: on everybody's.
+
+        `work_s` of a pool is exact up to 32 pending renders, then from a sample of 32; `oldest_at`
+        is the oldest of the next 64. O(owners + leases).
+        """
 
     def disown(self, job_id: str) -> tuple[Owned, ...]:
         """Answer nobody new with the pictures that only this job has, so that they can be deleted.
@@ -121,13 +130,14 @@ class JobStore(Protocol):
         self,
         render_id: str,
         token: str,
-        outcome: StoredResult | Failure | None,
+        outcome: Outcome,
         *,
         found: bool = False,
         device_s: float = 0.0,
     ) -> bool | Delayed:
         """End the render: a result, a failure, or None for canceled. False: the lease is lost.
 
+        A verdict ends it well, and answers nobody: it stored nothing.
         A result that is not `exact` ends its jobs well and answers no later order. The answer is
         Delayed to a retryable failure while the render's budget lasts; one that nobody wants any
         more is canceled. `found`: the result was stored before. `device_s` corrects later cost
@@ -202,6 +212,9 @@ class JobStore(Protocol):
 
     def results_in_use(self, but: Collection[str] = ()) -> set[str]:
         """Tokens of all pictures that a remembered render, none of `but`, refers to; O(renders)."""
+
+    def inputs_in_use(self) -> set[str]:
+        """Input pictures, by SHA-256, that a remembered render starts from; O(renders)."""
 
     def drain(self, name: str) -> None:
         """Order the worker to take no more renders and leave; it stands until it is lifted."""

@@ -84,6 +84,35 @@ class Forecast:
     queued: int  # renders of anybody
 
 
+@dataclass(slots=True, frozen=True)
+class PoolLoad:
+    """One pool's renders. `work_s`: predicted device seconds of what is pending."""
+
+    pool: str
+    pending: int
+    delayed: int  # in the pause after a fault
+    running: int
+    storing: int
+    oldest_at: float | None  # when the longest waiting came, unix seconds
+    work_s: float
+    rate: float | None  # measured / predicted device seconds
+
+
+@dataclass(slots=True, frozen=True)
+class OwnerLoad:
+    """The renders on one owner's account: a shared one is on that of whose turn comes first."""
+
+    owner: str
+    queued: int
+    running: int  # or being stored
+
+
+@dataclass(slots=True, frozen=True)
+class Backlog:
+    pools: tuple[PoolLoad, ...]
+    owners: tuple[OwnerLoad, ...]
+
+
 class Gathering:
     """Fills a page from stretches of the index until it is full or has looked at enough."""
 

@@ -10,7 +10,7 @@ import redis
 from redis.commands.core import Script
 
 from shared.errors import IdempotencyConflict, JobFinished, JobNotFound, NotStored, QueueFull
-from shared.jobs import Failure, Job, StoredResult
+from shared.jobs import Failure, Job, RenderSpec
 from shared.keys import KEYS, queue_name
 from shared.store import codec
 from shared.store.address import connect as connect
@@ -20,6 +20,8 @@ from shared.store.faults import translated as _translated
 from shared.store.redis_attendance import RedisAttendance
 from shared.store.redis_events import RedisEvents
 from shared.store.redis_index import RedisIndex
+from shared.store.redis_outbox import RedisOutbox
+from shared.store.redis_queue import RedisQueue
 from shared.store.scripts import SCRIPTS, StoreConfig, prelude, source
 from shared.store.server import look
 from shared.store.values import (
@@ -29,6 +31,7 @@ from shared.store.values import (
     Delayed,
     Hold,
     Moved,
+    Outcome,
     Poison,
     PoolStats,
     Standing,
@@ -44,7 +47,7 @@ CONDEMNED_S = 86_400
 BATCH = 200
 
 
-class RedisJobStore(RedisAttendance, RedisEvents, RedisIndex):
+class RedisJobStore(RedisAttendance, RedisEvents, RedisIndex, RedisOutbox, RedisQueue):
     """See shared/store/port.py. Thread-safe."""
 
     def __init__(self, client: redis.Redis, config: StoreConfig) -> None:
@@ -114,7 +117,7 @@ class RedisJobStore(RedisAttendance, RedisEvents, RedisIndex):
         self,
         render_id: str,
         token: str,
-        outcome: StoredResult | Failure | None,
+        outcome: Outcome,
         *,
         found: bool = False,
         device_s: float = 0.0,
@@ -191,14 +194,21 @@ class RedisJobStore(RedisAttendance, RedisEvents, RedisIndex):
 
     @_translated
     def results_in_use(self, but: Collection[str] = ()) -> set[str]:
-        tokens: set[str] = set()
+        return {result["token"] for result in self._each("result", but)}
+
+    @_translated
+    def inputs_in_use(self) -> set[str]:
+        named = (spec.get(f) for spec in self._each("spec") for f in RenderSpec.INPUTS)
+        return {sha256 for sha256 in named if sha256}
+
+    def _each(self, field: str, but: Collection[str] = ()) -> Iterator[dict[str, Any]]:
+        """This field of all renders that have it."""
         for batch in self._renders():
-            batch = [render for render in batch if render not in but]
             pipe = self._redis.pipeline(transaction=False)
             for render in batch:
-                pipe.hget(KEYS["render"] + render, "result")
-            tokens.update(json.loads(result)["token"] for result in pipe.execute() if result)
-        return tokens
+                if render not in but:
+                    pipe.hget(KEYS["render"] + render, field)
+            yield from (json.loads(value) for value in pipe.execute() if value)
 
     def _renders(self) -> Iterator[list[str]]:
         """The ids of all renders, in batches; one that is there all the time is never missed."""

@@ -9,6 +9,7 @@ from typing import Any
 from shared.keys import KEYS
 from shared.settings import Settings
 from shared.store.durable import Wanted
+from shared.store.outbox import LANE_MOST, LOG_MOST, OWNER_MOST
 from shared.store.values import ATTACH_S, UNWELL_S
 
 TICKETS_MAX = 16  # each claim tops up for the next, so a few invite any number of workers
@@ -49,8 +50,9 @@ SCRIPTS = (
     "submit", "get", "cancel", "forget", "claim", "renew", "storing", "close", "release",
     "adopt", "reap", "expire", "reconcile", "audit", "heartbeat", "died", "unwell", "workers",
     "poison", "condemn", "attend", "depart", "abandon", "unattended",
-    "jobs", "disown", "delete", "foresee",
+    "jobs", "disown", "delete", "foresee", "queue",
     "jobs", "disown", "delete", "events", "pulse", "preview",
+    "claim_deliveries", "freeze_delivery", "settle_delivery", "redeliver", "webhook_secrets",
 )  # fmt: skip
 
 
@@ -65,6 +67,7 @@ def prelude(config: StoreConfig) -> str:
         f"local K = {{ {names} }}; local TICKET = [==[{config.ticket}]==]; "
         f"local TICKETS_MAX, MAX_LOSSES = {TICKETS_MAX}, {config.max_losses}; "
         f"local MAX_RETRIES, RETRY_PAUSE_S = {config.max_retries}, {config.retry_pause_s}; "
+        f"local LANE_MOST, OWNER_MOST, LOG_MOST = {LANE_MOST}, {OWNER_MOST}, {LOG_MOST}; "
         f"local RETENTION_S, IDEMPOTENCY_S = {config.retention_s}, {IDEMPOTENCY_S}; "
         f"local DEATH_S, UNWELL_S, ATTACH_S = {DEATH_S}, {UNWELL_S}, {ATTACH_S}\n"
     )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from shared.jobs import Failure, Job, Record, RenderSpec
+from shared.jobs import Failure, Job, Record, RenderSpec, StoredResult, Verdict
 
 WEIGHTS = {"high": 4.0, "normal": 1.0, "low": 0.25}
 Hold = Literal["held", "cancel", "lost"]
@@ -14,6 +14,10 @@ Hold = Literal["held", "cancel", "lost"]
 Cause = Literal["worker_lost", "container_memory", "device_fault", "deaf", "unwell"]
 ATTACH_S = 120.0  # so long a repeated request is answered with a job that has succeeded
 UNWELL_S = 3600  # how long it is remembered that a worker left because it was unwell
+
+
+# How a render ends: with a picture, a comparison, a failure, or canceled.
+Outcome = StoredResult | Verdict | Failure | None
 
 
 @dataclass(slots=True, frozen=True)
@@ -24,6 +28,7 @@ class Order:
     fingerprint: str
     spec: RenderSpec
     cost_s: float  # predicted device seconds
+    against: StoredResult | None = None  # compare with this, and store nothing
 
 
 @dataclass(slots=True, frozen=True)
@@ -99,6 +104,7 @@ class Claim:
     worker: str
     queued_at: float
     claimed_at: float
+    against: StoredResult | None = None  # compare with this, and store nothing
     previews: int = 0  # how many half-made pictures somebody ordered
 
     @property

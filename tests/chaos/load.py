@@ -43,8 +43,10 @@ class Accepted:
 class Load:
     """`run` returns when every order of the plan was sent; `settle` when all jobs are final."""
 
-    def __init__(self, farm: ChaosFarm) -> None:
+    def __init__(self, farm: ChaosFarm, **always: Any) -> None:
+        """`always`: what every order says besides."""
         self._farm = farm
+        self._always = always
         self._lock = threading.Lock()
         self._sent = threading.Event()
         self._stopped = threading.Event()
@@ -86,9 +88,10 @@ class Load:
 
     def _send(self, order: PlannedOrder) -> None:
         headers = {"Idempotency-Key": f"order-{order.number}"} if order.retried else {}
+        body = order.body | self._always
         answer = self._call(
             lambda api: self._farm.call(
-                "POST", "/jobs", api=api, owner=order.owner, json=order.body, headers=headers
+                "POST", "/jobs", api=api, owner=order.owner, json=body, headers=headers
             ),
             ATTEMPT_S if order.retried else 0.0,
             first_api=order.number,

@@ -12,6 +12,7 @@ from tests.chaos.door import OWNERS
 STRUCK = (
     "submit", "get", "cancel", "claim", "renew", "storing", "close", "release",
     "adopt", "reap", "expire", "reconcile", "heartbeat",
+    "claim_deliveries", "freeze_delivery", "settle_delivery",
 )  # fmt: skip
 STRIKES = tuple(
     f"{deed} {when} {script}"

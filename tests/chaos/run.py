@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.chaos import verdict
+from tests.chaos.ears import Ears
 from tests.chaos.farm import READY_S, ChaosFarm
 from tests.chaos.faults import Injector
 from tests.chaos.load import Load
 from tests.chaos.plan import Plan
 from tests.chaos.recovery import Recoveries, slowest
+from tests.receiver import receiving
 from tests.servers.rgw import Rgw
 from tests.waiting import wait_until
 
@@ -30,6 +32,7 @@ class Report:
     done: Counter[str] = field(default_factory=Counter)
     kills: int = 0
     starts: int = 0
+    told: int = 0  # messages that the receiver of webhooks got
     accepted: int = 0
     refused: int = 0
     lost: int = 0  # accepted, and no record of it
@@ -60,6 +63,7 @@ class Report:
             f"{totals['lost']}, found stored {totals['found']}, cache hits {totals['hit']}, "
             f"uploads that lost {self.unpublished}",
             f"a killed worker's render was given back in {_seconds(back, 0.95)} s (p95 of {len(back)})",
+            f"webhooks: {self.told} messages heard",
             f"lost {self.lost}, doubled {self.doubled}, unfinished {self.unfinished}, "
             f"wrong {len(self.wrong)}",
             *self.wrong[:20],
@@ -81,16 +85,23 @@ def run(
     report = Report(plan)
     started = time.monotonic()
     recoveries = Recoveries()
-    with ChaosFarm(folder, workers=workers, rgw=rgw, binary=binary) as farm:
+    allowed = {"FARM_WEBHOOK_ALLOW_HOSTS": "127.0.0.1"}
+    with (
+        receiving() as receiver,
+        ChaosFarm(folder, workers=workers, rgw=rgw, binary=binary, **allowed) as farm,
+    ):
         say(f"the farm is ready in {folder}")
-        load, injector = Load(farm), Injector(farm, recoveries, long=long)
+        ears = Ears(receiver)
+        load, injector = Load(farm, **ears.order), Injector(farm, recoveries, long=long)
         _play(plan, load, injector)
         say("the last fault is over")
         unfinished = load.settle(SETTLE_S)
         wait_until(farm.ready, READY_S, "for every part to be back")
         stuck = recoveries.stop()
+        ears.settle(load, SETTLE_S)
         books = verdict.Books.of(farm)
         report.wrong += verdict.faults(farm, load, books)
+        report.wrong += ears.faults(load)
         report.wrong += [f"never recovered from: {kind}" for kind in stuck]
         different = verdict.differing(farm, load, plan.seed, SAMPLE)
         report.wrong += [f"{job_id} differs from an undisturbed render" for job_id in different]
@@ -101,6 +112,7 @@ def run(
     report.accepted, report.refused = len(load.accepted), load.refused
     report.lost, report.doubled = verdict.lost(load, books), verdict.doubled(books)
     report.unfinished = len(unfinished)
+    report.told = len(receiver.got)
     report.statuses = Counter(j.final["status"] for j in load.accepted.values() if j.final)
     report.totals, report.renders = books.totals, len(books.renders)
     report.unpublished = verdict.unpublished(books)

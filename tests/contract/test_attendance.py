@@ -291,6 +291,20 @@ def test_a_client_that_comes_back_saves_the_job(store: JobStore) -> None:
     assert states(store, first.id) == [RenderState.queued]
 
 
+def test_a_finished_job_keeps_no_list_of_those_who_asked(store: JobStore) -> None:
+    job = store.submit(order(idempotency=("key", "body"))).job
+    finish(store, run(store))
+    store.depart(job.id, "c1", LONG_S)
+    other = store.submit(order("c2", seed=2)).job
+    finish(store, run(store, "t2"))
+    store.depart(other.id, "c2", LONG_S)
+
+    for number in range(3):
+        store.submit(order(f"late{number}", idempotency=("key", "body")))
+
+    assert again(store).job.id == job.id  # nobody is there: the oldest
+
+
 # ------------------------------------------------------------------- pictures that are stored
 
 

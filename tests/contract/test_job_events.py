@@ -262,6 +262,22 @@ def test_events_are_told_as_they_are_stored_and_steps_only_pass(farm: Heard) -> 
                      for n, e in enumerate(all_of(store, job), 1) if n > 1]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("steps", "strength"), [(10, 0.3), (10, 0.7), (7, 0.61), (4, 1e-30), (50, 1.0), (28, 0.6)]
+)
+def test_from_a_picture_the_steps_told_are_those_that_run(
+    farm: Heard, steps: int, strength: float
+) -> None:
+    order = submission(steps=steps, strength=strength, init_image_sha256="a1" * 32)
+    job = farm.store.submit(order).job
+    with farm.listen(job.id) as said:
+        taken = claim(farm.store)
+        farm.store.renew({taken.token: (taken.render_id, 1)}, 30.0)
+
+    [told] = [json.loads(each) for each in said if each.startswith("{")]
+    assert told["steps"] == taken.spec.steps_to_run
+
+
 def test_a_preview_reaches_those_who_ordered_so_many(farm: Heard) -> None:
     store = farm.store
     few = store.submit(_previewed(1)).job

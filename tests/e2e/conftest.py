@@ -18,5 +18,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def farm(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFarm]:
     """Open, two workers. A test must not hurt it."""
-    with RunningFarm(tmp_path_factory.mktemp("farm"), models, workers=2) as running:
+    folder, allowed = tmp_path_factory.mktemp("farm"), {"FARM_WEBHOOK_ALLOW_HOSTS": "127.0.0.1"}
+    with RunningFarm(folder, models, workers=2, **allowed) as running:
         yield running

@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from PIL import Image
 
@@ -96,6 +97,25 @@ def test_bypass_renders_again(farm: RunningFarm) -> None:
     assert farm.total("claimed") == claimed + 1
     assert not again["cached"]
     assert again["images"][0]["fingerprint"] == first["images"][0]["fingerprint"]
+
+
+def test_a_picture_is_verified_listed_and_deleted(farm: RunningFarm) -> None:
+    job = farm.wait(farm.submit(seed=350)["id"])
+
+    said = httpx2.post(f"{job['urls']['self']}/verify", json={"index": 0}, timeout=30)
+    verified = farm.wait(said.json()["id"])
+
+    assert said.status_code == 202
+    assert verified["images"][0]["verify"] == {
+        "identical": True, "max_abs_diff": 0, "sha256": job["images"][0]["sha256"],
+    }  # fmt: skip
+    listed = farm.get("/jobs?limit=2").json()["data"]
+    assert [one["id"] for one in listed] == [verified["id"], job["id"]]
+    for one in (verified, job):
+        url = f"{one['urls']['self']}?purge=true"
+        assert httpx2.delete(url, timeout=30).status_code == 204
+    assert farm.get(f"/jobs/{job['id']}").status_code == 404
+    assert farm.wait(farm.submit(seed=350)["id"])["images"][0]["cached"] is False
 
 
 def test_progress_is_seen_and_a_cancel_stops_the_render(farm: RunningFarm) -> None:

@@ -186,7 +186,7 @@ def test_a_known_prompt_is_not_encoded_again(engine):
     [
         {"width": 65},
         {"loras": (LoraRef(name="a", sha256="0", scale=1.0),)},
-        {"init_image_sha256": "0"},
+        {"init_image_sha256": "0", "strength": 0.5},
     ],
 )
 def test_what_it_cannot_draw_fails_and_the_next_order_is_well(engine, unfit):

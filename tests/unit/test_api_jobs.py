@@ -59,13 +59,13 @@ def test_a_job_shows_every_key_of_the_documented_shape(client):
 
     assert set(job) == {
         "id", "object", "status", "done", "cached", "owner", "input", "cache", "priority",
-        "metadata", "webhook", "retries", "images", "queue_position", "eta_s", "progress", "error", "metrics",
+        "metadata", "webhook", "retries", "verifies", "images", "queue_position", "eta_s", "progress", "error", "metrics",
         "created_at", "started_at", "finished_at", "deadline_at", "cancel_requested_at",
         "expires_at", "urls",
     }  # fmt: skip
     assert set(job["images"][0]) == {
         "index", "seed", "status", "fingerprint", "cached", "attempt", "progress", "url",
-        "content_type", "bytes", "sha256", "width", "height", "error",
+        "content_type", "bytes", "sha256", "width", "height", "error", "verify",
     }  # fmt: skip
     assert re.fullmatch(r"job_[0-9A-Z]{26}", job["id"])
     assert re.fullmatch(r"[0-9a-f]{64}", job["images"][0]["fingerprint"])

@@ -173,3 +173,17 @@ def test_a_picture_from_elsewhere_has_nothing_to_tell():
 
 def test_the_details_are_plain_json():
     assert json.loads(json.dumps(info().details())) == info().details()
+
+
+def test_a_picture_made_from_another_says_so():
+    about = info(init_image_sha256="a1" * 32, mask_image_sha256="b2" * 32, strength=0.6)
+
+    told = parse_infotext(infotext(about))
+
+    assert told["Denoising strength"] == "0.6"
+    assert told["Init image hash"] == "a1" * 5
+    assert told["Mask image hash"] == "b2" * 5
+    exact = read_info(png(about))["renderfarm"]
+    assert (exact["mode"], exact["strength"]) == ("inpaint", 0.6)
+    assert (exact["init_image_sha256"], exact["mask_image_sha256"]) == ("a1" * 32, "b2" * 32)
+    assert read_info(png(info()))["renderfarm"]["mode"] == "txt2img"

@@ -15,12 +15,14 @@ from shared.errors import (
     DeviceFault,
     GivenBack,
     RenderFailed,
+    ResultGone,
     ResultsUnavailable,
     StoreUnavailable,
 )
-from shared.images import PictureInfo
-from shared.jobs import JobStatus, RenderSpec, RenderState, StoredResult
+from shared.images import PictureInfo, encode_png
+from shared.jobs import JobStatus, RenderSpec, RenderState, StoredResult, Verdict
 from shared.metrics import WorkerMetrics
+from shared.results.inputs import Inputs as StoredInputs
 from shared.store.memory import MemoryJobStore
 from shared.store.values import (
     Claim,
@@ -28,12 +30,15 @@ from shared.store.values import (
     WorkerStatus,
 )
 from tests.orders import POOL, stored, submission
+from tests.waiting import wait_until
 from worker import exits
-from worker.engines.port import OnStep, Picture
+from worker.engines.port import Inputs, OnStep, Picture, Previews
 from worker.health import Health
 from worker.heart import Heart
+from worker.inputs import Pantry
 from worker.keep import Keep
 from worker.leases import Lease
+from worker.previews import Gallery
 from worker.render import Bench, Seat
 
 LEASE_S = 30.0
@@ -53,10 +58,17 @@ class FakeRenderer:
     def memory(self) -> Gpu | None:
         return self.gpu
 
-    def render(self, spec: RenderSpec, on_step: OnStep) -> Picture:
-        for step in range(1, spec.steps + 1):
+    def render(
+        self,
+        spec: RenderSpec,
+        on_step: OnStep,
+        inputs: Callable[[], Inputs] | None = None,
+        previews: Previews | None = None,
+    ) -> Picture:
+        self.given = inputs() if inputs else None
+        for step in range(1, spec.steps_to_run + 1):
             self.at(step)
-            on_step(step, spec.steps)
+            on_step(step, spec.steps_to_run)
         self.renders += 1
         rgb = bytes([spec.seed % 256]) * (spec.width * spec.height * 3)
         return Picture(rgb, spec.width, spec.height, {"denoise": 0.5}, {"device": "fake"})
@@ -84,6 +96,12 @@ class FakeResults:
         self.view.wait(10)
         found = (r for (fp, _), (r, _) in sorted(self.kept.items()) if fp == fingerprint)
         return next(found, None)
+
+    def read(self, result: StoredResult, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+        try:
+            return iter([self.kept[result.fingerprint, result.token][1][start:end]])
+        except KeyError:
+            raise ResultGone from None
 
     def delete(self, result: StoredResult) -> None:
         self.kept.pop((result.fingerprint, result.token), None)
@@ -126,7 +144,8 @@ class Farm:
         self.left: list[int] = []
         self.bench = Bench(
             seat, self.store, self.renderer, self.leases, self.keep, heart, metrics,  # type: ignore[arg-type]
-            self.health, self._leave,
+            self.health, self._leave, Pantry(StoredInputs(self.results)),
+            Gallery(self.store.preview),
         )  # fmt: skip
 
     def _leave(self, code: int) -> None:
@@ -559,3 +578,60 @@ def test_a_render_that_was_lost_and_goes_on_is_seen_from_outside(farm: Farm) -> 
 
     assert seen == [(True, False), (True, True)]
     assert (farm.bench.at_work, farm.bench.stuck, farm.bench.tickets) == (False, False, 1)
+
+
+# ------------------------------------------------------------------------------- verification
+
+
+def verify(farm: Farm, against: StoredResult) -> Verdict | None:
+    """The picture of seed 5 once more, compared with this one; the verdict, or None."""
+    order = submission(seed=5, cache="bypass")
+    orders = [replace(order.orders[0], against=against)]
+    job = farm.store.submit(replace(order, orders=orders)).job
+    farm.bench.take()
+    farm.keep.close()
+    return farm.store.get(job.id).images[0].render.verdict
+
+
+def kept(farm: Farm, seed: int) -> StoredResult:
+    """The stored picture of this seed, under the name of seed 5."""
+    spec = submission(seed=seed).orders[0].spec
+    rgb = bytes([seed]) * (spec.width * spec.height * 3)
+    png = encode_png(rgb, spec.width, spec.height, PictureInfo.of(spec, "f" * 64))
+    result = stored(submission(seed=5).orders[0].fingerprint, "old", png)
+    farm.results.put(result, png, {})
+    return result
+
+
+@pytest.mark.parametrize(("seed", "difference"), [(5, 0), (7, 2), (3, 2)])
+def test_a_verification_compares_pixels_and_stores_nothing(
+    farm: Farm, seed: int, difference: int
+) -> None:
+    verdict = verify(farm, kept(farm, seed))
+
+    assert verdict is not None
+    assert (verdict.identical, verdict.max_abs_diff) == (difference == 0, difference)
+    assert [token for _, token in farm.results.kept] == ["old"]
+    assert farm.renderer.renders == 1
+    assert verdict.timings_s["denoise"] == 0.5
+
+
+def test_a_verification_names_the_file_that_it_would_have_stored(farm: Farm) -> None:
+    farm.store.submit(submission(seed=5))
+    farm.bench.take()
+    wait_until(lambda: farm.results.kept)
+    [(result, _)] = farm.results.kept.values()
+
+    verdict = verify(farm, result)
+
+    assert verdict is not None
+    assert (verdict.identical, verdict.sha256) == (True, result.sha256)
+
+
+def test_a_verification_without_its_picture_fails(farm: Farm) -> None:
+    gone = stored(submission(seed=5).orders[0].fingerprint, "gone")
+
+    assert verify(farm, gone) is None
+
+    assert farm.count("failed") == 1
+    assert not farm.leases.held

@@ -1,9 +1,15 @@
-"""The diffusers engine: one SD3.5 pipeline on one device, one image at a time."""
+"""The diffusers engine: one SD3.5 pipeline on one device, one image at a time.
+
+The same pipeline draws from noise, from an input picture and under a mask: what differs is where it
+starts (start.py) and what is put back after each step.
+"""
 
 from __future__ import annotations
 
 import gc
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +22,9 @@ from shared.models import ModelEntry
 from shared.store.values import Gpu
 from worker.engines.faults import is_device_fault, is_out_of_memory
 from worker.engines.ladder import Ladder, empty_cache, rungs_of
-from worker.engines.port import OnStep, Picture
+from worker.engines.port import Inputs, OnStep, Picture, Previews
+from worker.engines.previews import Glance, Shower, fitted
+from worker.engines.start import Start, composed, start_of
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusion3Pipeline
@@ -24,6 +32,16 @@ if TYPE_CHECKING:
 PROMPTS_KEPT = 32  # a prompt's embeddings are about 3 MB on the device
 WARM_UP_SIDE_PX = 64
 Embeddings = tuple[torch.Tensor, torch.Tensor]  # (1, 77 + T5 length, 4096), (1, 2048)
+
+
+@dataclass(slots=True, frozen=True)
+class Task:
+    """What one call of `render` was asked for."""
+
+    spec: RenderSpec
+    on_step: OnStep
+    inputs: Callable[[], Inputs] | None = None
+    previews: Previews | None = None
 
 
 class DiffusersSD3:
@@ -44,12 +62,14 @@ class DiffusersSD3:
         self._ladder = ladder or Ladder(pipe, self._device, rungs_of(entry, self._device))
         self._schedule = pipe.scheduler.config
         self._embed = lru_cache(PROMPTS_KEPT)(self._encode)
+        self._glance: Glance | None = None
 
     def warm_up(self) -> None:
         side = max(WARM_UP_SIDE_PX, self._entry.min_side_px)
         self._try_out(side, side)
         if self._entry.compile != "off":  # else the first order of this size pays for compiling
             self._try_out(self._entry.width, self._entry.height)
+        self._glance = self._fitted()
 
     def _try_out(self, width: int, height: int) -> None:
         spec = RenderSpec(
@@ -70,11 +90,28 @@ class DiffusersSD3:
         if rgb == rgb[:3] * (width * height):
             raise ModelError(f"{self._entry.id} draws one flat colour: are its weights damaged?")
 
-    def render(self, spec: RenderSpec, on_step: OnStep) -> Picture:
-        if spec.loras or spec.init_image_sha256 or spec.mask_image_sha256:
-            raise RenderFailed("render_error", "this engine takes neither LoRAs nor input images")
+    def _fitted(self) -> Glance | None:
+        try:
+            return fitted(self._pipe.vae, self._device)
+        except torch.OutOfMemoryError:  # then it draws without previews
+            return None
+        finally:
+            self._pipe.maybe_free_model_hooks()
+
+    def render(
+        self,
+        spec: RenderSpec,
+        on_step: OnStep,
+        inputs: Callable[[], Inputs] | None = None,
+        previews: Previews | None = None,
+    ) -> Picture:
+        if spec.loras:
+            raise RenderFailed("render_error", "this engine takes no LoRAs")
+        if bool(spec.inputs) != bool(inputs):
+            raise RenderFailed("render_error", "the order and its input pictures do not fit")
+        task = Task(spec, on_step, inputs, previews)
         self._ladder.begin()
-        while (picture := self._attempt(spec, on_step)) is None:
+        while (picture := self._attempt(task)) is None:
             self._free()
             if not self._ladder.step_down():
                 message = f"the device has too little memory for {spec.width} x {spec.height}"
@@ -91,7 +128,7 @@ class DiffusersSD3:
             memory_total_mb=torch.cuda.mem_get_info(self._device)[1] // 2**20,
         )
 
-    def _attempt(self, spec: RenderSpec, on_step: OnStep) -> Picture | None:
+    def _attempt(self, task: Task) -> Picture | None:
         """None: the device ran out of memory.
 
         Nothing of the attempt is held then: its tensors went with the exception that held them.
@@ -99,7 +136,7 @@ class DiffusersSD3:
         try:
             try:
                 with torch.inference_mode():
-                    return self._draw(spec, on_step)
+                    return self._draw(task)
             finally:
                 self._pipe.maybe_free_model_hooks()  # under offload: nothing stays on the card
         except FarmError:
@@ -117,18 +154,21 @@ class DiffusersSD3:
         gc.collect()
         empty_cache(self._device)
 
-    def _draw(self, spec: RenderSpec, on_step: OnStep) -> Picture:
-        started = self._now()
+    def _draw(self, task: Task) -> Picture:
+        spec, started = task.spec, self._now()
         prompt = self._embed(spec.prompt)
         guided = spec.guidance_scale > 1
         negative = self._embed(spec.negative_prompt) if guided else (None, None)
         encoded = self._now()
-        latents = self._denoise(spec, prompt, negative, on_step)
+        given = task.inputs() if task.inputs else None
+        ready = self._now()
+        latents = self._denoise(task, given, prompt, negative)
         denoised = self._now()
         rgb = self._decode(latents)
+        rgb = composed(rgb, given) if given else rgb
         timings = {
             "text": encoded - started,
-            "denoise": denoised - encoded,
+            "denoise": denoised - ready,
             "decode": self._now() - denoised,
         }
         rung = self._ladder.rung
@@ -151,46 +191,55 @@ class DiffusersSD3:
 
     def _denoise(
         self,
-        spec: RenderSpec,
+        task: Task,
+        given: Inputs | None,
         prompt: Embeddings,
         negative: Embeddings | tuple[None, None],
-        on_step: OnStep,
     ) -> torch.Tensor:
         """Latents (1, 16, H/8, W/8) in the model's dtype."""
-
-        def after_step(
-            _pipe: Any, step: int, _time: Any, tensors: dict[str, Any]
-        ) -> dict[str, Any]:
-            self._wait()  # else the host runs ahead: progress would lie and cancel come late
-            on_step(step + 1, spec.steps)
-            return tensors
-
+        spec = task.spec
         # Fresh: a scheduler keeps its step index, and `set_shift` would keep the old sigma_min.
         self._pipe.scheduler = FlowMatchEulerDiscreteScheduler.from_config(
             self._schedule, shift=spec.shift
         )
+        start = start_of(self._pipe, spec, given, self._device)
         latents: torch.Tensor = self._pipe(
             prompt_embeds=prompt[0],
             pooled_prompt_embeds=prompt[1],
             negative_prompt_embeds=negative[0],
             negative_pooled_prompt_embeds=negative[1],
-            latents=self._noise(spec),
+            latents=start.latents,
             width=spec.width,
             height=spec.height,
             num_inference_steps=spec.steps,
+            sigmas=start.sigmas,
             guidance_scale=spec.guidance_scale,
-            callback_on_step_end=after_step,
-            callback_on_step_end_tensor_inputs=[],
+            callback_on_step_end=self._after_step(task, start),
+            callback_on_step_end_tensor_inputs=["latents"],
             output_type="latent",
             return_dict=False,
         )[0]
         return latents
 
-    def _noise(self, spec: RenderSpec) -> torch.Tensor:
-        """`NOISE_RECIPE`: drawn in float32 on the CPU, whatever the model's dtype and device."""
-        generator = torch.Generator("cpu").manual_seed(spec.seed)
-        channels = self._pipe.transformer.config.in_channels
-        return torch.randn((1, channels, spec.height // 8, spec.width // 8), generator=generator)
+    def _after_step(self, task: Task, start: Start) -> Callable[..., dict[str, Any]]:
+        steps, shower = task.spec.steps_to_run, None
+        if task.previews and task.previews.count and self._glance:
+            shower = Shower(self._glance, task.previews, steps)
+            shower.begin(start.latents)
+
+        def after_step(pipe: Any, step: int, _time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+            self._wait()  # else the host runs ahead: progress would lie and cancel come late
+            task.on_step(step + 1, steps)
+            sigmas = pipe.scheduler.sigmas
+            if shower:
+                shower.after(step + 1, tensors["latents"], sigmas, start.repaint)
+            if start.repaint:
+                tensors["latents"] = start.repaint.keep(tensors["latents"], sigmas[step + 1])
+            if shower:
+                shower.kept(tensors["latents"])
+            return tensors
+
+        return after_step
 
     def _decode(self, latents: torch.Tensor) -> bytes:
         """Raises RenderFailed for numbers that are no picture: they would be stored as black."""

@@ -27,6 +27,29 @@ class Picture:
     exact: bool = True
 
 
+@dataclass(slots=True, frozen=True)
+class Inputs:
+    """What a render starts from, at the size of its picture.
+
+    `rgb` is uint8, (height, width, 3); `mask` uint8, (height, width): 0 is kept exactly, 255 is
+    repainted, and between them the two are mixed.
+    """
+
+    rgb: bytes
+    mask: bytes | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class Previews:
+    """How many are wanted, and who gets them: (number from 0, rgb, width, height), rgb as above.
+
+    `show` is called from the thread of the render and returns at once.
+    """
+
+    count: int
+    show: Callable[[int, bytes, int, int], None]
+
+
 OnStep = Callable[[int, int], None]  # (steps done, steps in all); may raise RenderStopped
 
 
@@ -36,10 +59,17 @@ class Renderer(Protocol):
     def warm_up(self) -> None:
         """Render a small image and check that it is one. Raises ModelError."""
 
-    def render(self, spec: RenderSpec, on_step: OnStep) -> Picture:
-        """Raises RenderFailed, or whatever `on_step` raised; the engine stays usable after both.
+    def render(
+        self,
+        spec: RenderSpec,
+        on_step: OnStep,
+        inputs: Callable[[], Inputs] | None = None,
+        previews: Previews | None = None,
+    ) -> Picture:
+        """`inputs` is asked when the prompt is encoded, and again if memory was short.
 
-        Raises DeviceFault, after which it is not. Cannot interrupt a step in progress.
+        Raises RenderFailed, or whatever `on_step` or `inputs` raised; the engine stays usable after
+        both. Raises DeviceFault, after which it is not. Cannot interrupt a step in progress.
         """
 
     def memory(self) -> Gpu | None:

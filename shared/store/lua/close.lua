@@ -1,5 +1,5 @@
 -- End a render, or delay it after a fault that may pass. ARGV: render, token, state, field
--- ('result', 'error' or ''), its JSON, found, device seconds, retryable.
+-- ('result', 'verdict', 'error' or ''), its JSON, found, device seconds, retryable.
 -- Answers {'lost'}, {'closed'} or {'retrying', number, seconds}; a repeated call answers alike.
 local render, token, state, field, value, found, device_s, retryable = unpack(ARGV)
 local key = K.render .. render
@@ -47,9 +47,9 @@ if found == '1' then
 end
 end_render(render, state, fields)
 if state == 'succeeded' then
-  if cjson.decode(value).exact == false then
+  if field == 'result' and cjson.decode(value).exact == false then
     forget(fingerprint, render)
-  else
+  elseif field == 'result' then
     call('SET', K.current .. fingerprint, render, 'NX') -- a bypassed cache learns, if it was empty
   end
   device_s = tonumber(device_s)

@@ -22,5 +22,5 @@ if idem and (call('GET', idem) or ''):match('^%S+') == job then
 end
 unindex_job(job, owner)
 call('ZREM', K.attended, job)
-call('DEL', key, K.events .. job)
+call('DEL', key, K.events .. job, K.deliveries .. job)
 return 'ok'

@@ -1,6 +1,6 @@
 -- Put before every script. K (key prefixes), TICKET, TICKETS_MAX, MAX_LOSSES, MAX_RETRIES,
 -- RETRY_PAUSE_S, RETENTION_S, IDEMPOTENCY_S, DEATH_S, UNWELL_S and ATTACH_S are set by the line
--- above; the schema is in shared/keys.py.
+-- above, as are LANE_MOST, OWNER_MOST and LOG_MOST; the schema is in shared/keys.py.
 -- Scripts run alone, so what one does is one step. All times are Redis' own.
 
 local call = redis.call
@@ -16,6 +16,51 @@ end
 
 local function count(outcome)
   call('HINCRBY', K.totals, outcome, 1)
+end
+
+-- Webhooks (shared/store/outbox.py): what waits takes its place in the lane of its owner and receiver.
+local function send_off(owner, lane, member, due)
+  call('ZADD', K.undelivered, due, member)
+  call('ZADD', K.lane .. owner .. ' ' .. lane, due, member)
+  call('ZADD', K.lanes .. owner, 'LT', due, lane) -- later only by its turn, see queue_up
+  call('ZADD', K.outbox, 'LT', due, owner)
+end
+
+-- An event goes out, once, if the job's webhook wants it.
+local function post(job, type, index)
+  local owner, hook = unpack(call('HMGET', K.job .. job, 'owner', 'hook'))
+  if not hook or not (hook .. ' '):find(' ' .. type .. ' ', 1, true) then
+    return
+  end
+  local name = index and type .. ':' .. index or type
+  local time = precise(now())
+  if call('HSETNX', K.deliveries .. job, name, time .. ' waiting 0 ' .. time) == 1 then
+    send_off(owner, hook:match('^%S+'), job .. ' ' .. name, time)
+  end
+end
+
+-- When a lane, or an owner, has its next turn: with the first that is due `behind` it, but after those
+-- who wait since it had its last; with too many under way, when the first of them ends.
+local function next_turn(line, member, behind, flights, most, time)
+  local head = call('ZRANGE', behind, 0, 0, 'WITHSCORES')[2]
+  if not head then
+    call('ZREM', line, member)
+    return
+  end
+  local turn = math.max(tonumber(head), time)
+  call('ZREMRANGEBYSCORE', flights, '-inf', precise(time))
+  if call('ZCARD', flights) >= most then
+    turn = math.max(turn, tonumber(call('ZRANGE', flights, 0, 0, 'WITHSCORES')[2]))
+  end
+  call('ZADD', line, precise(turn), member)
+end
+
+local function queue_up(owner, lane, time)
+  if lane then
+    local road = owner .. ' ' .. lane
+    next_turn(K.lanes .. owner, lane, K.lane .. road, K.flight .. road, LANE_MOST, time)
+  end
+  next_turn(K.outbox, owner, K.lanes .. owner, K.flight .. owner, OWNER_MOST, time)
 end
 
 -- A ticket is the message that Celery's own producer made, with fresh ids.
@@ -92,6 +137,7 @@ local function emit(job, type, index, attempt)
   end
   local number = call('RPUSH', K.events .. job, line)
   tell(job, number .. ' ' .. line)
+  post(job, type, index)
 end
 
 -- Whether somebody listens to a job.
@@ -100,13 +146,21 @@ local function heard(job)
   return not seen.err and seen[2] > 0
 end
 
+-- How many steps are run: from an input picture only the last part of the schedule, but one at least.
+local function steps_to_run(spec)
+  if type(spec.init_image_sha256) ~= 'string' or type(spec.strength) ~= 'number' then
+    return spec.steps
+  end
+  return spec.steps - math.min(math.floor(spec.steps - spec.steps * spec.strength), spec.steps - 1)
+end
+
 -- Steps done are told, not remembered.
 local function tell_step(render, step)
   local steps
   for _, waiter in ipairs(call('SMEMBERS', K.waiters .. render)) do
     local job, index = waiter:match('^(.*):(%d+)$')
     if heard(job) then
-      steps = steps or cjson.decode(call('HGET', K.render .. render, 'spec')).steps
+      steps = steps or steps_to_run(cjson.decode(call('HGET', K.render .. render, 'spec')))
       local said = '{"type":"image.progress","index":%d,"step":%d,"steps":%d}'
       tell(job, said:format(index, step, steps))
     end
@@ -149,6 +203,7 @@ local function finish_job(job)
   emit(job, 'job.' .. outcome)
   call('EXPIRE', K.job .. job, RETENTION_S)
   call('EXPIRE', K.events .. job, RETENTION_S)
+  call('EXPIRE', K.deliveries .. job, RETENTION_S)
 end
 
 local function image_done(job, index, state, attempt)
@@ -361,7 +416,7 @@ end
 -- it is nobody's to abandon.
 local function attend(job, client, gone_s)
   local key = K.job .. job
-  if call('EXISTS', key) == 1 then
+  if tonumber(call('HGET', key, 'open') or 0) > 0 then
     local held_until = precise(now() + gone_s)
     call('HSET', key, 'client:' .. client, held_until)
     call('ZADD', K.attended, 'XX', 'GT', held_until, job)
@@ -454,7 +509,7 @@ end
 
 -- Predicted device seconds of the first `renders` of a queue: exact for SAMPLE of them, else from one
 -- of each of SAMPLE equal stretches, at a place that differs, since a queue of few flows is periodic.
-local SAMPLE = 16
+local SAMPLE = 32
 local function work_ahead(pool, renders)
   local looks, sum = math.min(renders, SAMPLE), 0
   for i = 0, looks - 1 do

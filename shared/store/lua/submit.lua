@@ -1,5 +1,5 @@
 -- The whole order in one step: replay, cache, single-flight, pending, tickets, record.
--- ARGV: JSON {job, owner, priority, weight, version, record, deadline_s, bypass, max_queue, previews,
+-- ARGV: JSON {job, owner, priority, weight, version, record, deadline_s, bypass, max_queue, previews, hook,
 --             idempotency: {key, body}, attendance: {client, gone_s, body, repeats}, stored_only, images: [{render, fingerprint, pool, spec, cost}]}
 -- Answers {'ok' | 'replayed', snapshot, hits, attached, made} or {'full' | 'conflict' | 'not_stored'}.
 
@@ -77,6 +77,9 @@ if order.deadline_s then
   call('HSET', key, 'deadline_at', precise(time + order.deadline_s))
   call('ZADD', K.deadlines, precise(time + order.deadline_s), order.job)
 end
+if order.hook then -- "<the receiver's origin> <event> <event> ..."
+  call('HSET', key, 'hook', order.hook)
+end
 if idem then
   call('SET', idem, order.job .. ' ' .. given.body, 'EX', IDEMPOTENCY_S)
   call('HSET', key, 'idem', idem)
@@ -108,6 +111,9 @@ for index, image in ipairs(order.images) do
         'state', 'queued', 'attempt', 0, 'losses', 0, 'step', 0, 'wanted', 0,
         'queued_at', precise(time), 'cost', precise(image.cost), 'version', order.version,
         'job', order.job)
+      if image.against then
+        call('HSET', render, 'against', image.against)
+      end
       enqueue(image.pool, image.answer, flow, charge)
       if order.bypass then
         call('HSET', render, 'fresh', 1)

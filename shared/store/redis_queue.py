@@ -1,0 +1,32 @@
+"""How much waits and runs, on Redis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from shared.store.faults import translated
+from shared.store.queries import Backlog, OwnerLoad, PoolLoad
+
+
+class RedisQueue:
+    """Part of RedisJobStore; see shared/store/port.py."""
+
+    def _run(self, script: str, *args: str | float) -> Any:
+        raise NotImplementedError
+
+    @translated
+    def backlog(self, pools: Sequence[str], owner: str | None = None) -> Backlog:
+        owners, *loads = self._run("queue", owner or "", *pools)
+        return Backlog(
+            tuple(_pool(pool, load) for pool, load in zip(pools, loads, strict=True)),
+            tuple(OwnerLoad(*load) for load in sorted(owners)),
+        )
+
+
+def _pool(name: str, load: list[Any]) -> PoolLoad:
+    pending, delayed, running, storing, oldest, work_s, rate = load
+    return PoolLoad(
+        name, pending, delayed, running, storing, float(oldest) if oldest else None, float(work_s),
+        float(rate) if rate else None,
+    )  # fmt: skip

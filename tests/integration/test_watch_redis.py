@@ -1,0 +1,243 @@
+"""Waits and streams on a real Redis: through outages, other processes, and clients that leave."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import httpx2
+import pytest
+import redis
+from starlette.testclient import TestClient
+
+from api.app import create_app
+from api.live import RedisLive
+from deploy.embedded import EmbeddedRedis
+from shared.keys import KEYS
+from shared.models import Catalog
+from shared.settings import Settings
+from shared.store import open_store
+from shared.store.port import JobStore
+from tests.api_kit import TINY, FakeResults, claim, finish
+from tests.served import served, told
+from tests.streams import Call, calling, until
+from tests.waiting import wait_until
+
+MODELS = Catalog([TINY], "tiny")
+ORDER = {"prompt": "a red fox", "steps": 4, "size": "64x64"}
+
+
+class Farm:
+    """The application in this process, on a real store."""
+
+    def __init__(self, url: str) -> None:
+        settings = Settings(redis_url=url)
+        self.results = FakeResults()
+        self.store = open_store(settings)
+        self.app = create_app(
+            settings, self.store, self.results, MODELS, open_live=lambda: RedisLive(url)
+        )
+
+    @property
+    def waiting(self) -> int:
+        return int(self.app.state.farm.watch.watchers)
+
+    def order(self, seed: int) -> str:
+        """The id of a new job."""
+        return str(TestClient(self.app).post("/jobs", json=ORDER | {"seed": seed}).json()["id"])
+
+    def render(self) -> None:
+        taken = claim(self.store)
+        assert taken
+        finish(self.store, self.results, taken)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[EmbeddedRedis]:
+    with EmbeddedRedis(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture
+def one_redis(redis_of: Callable[[str], str]) -> str:
+    """One engine is enough where processes of the API are what is tried."""
+    return redis_of("valkey")
+
+
+def channels(url: str) -> list[str]:
+    with redis.Redis.from_url(url, decode_responses=True) as client:
+        return client.pubsub_channels()  # type: ignore[no-any-return]
+
+
+def test_redis_is_killed_in_the_middle_and_everybody_hears_the_end(server: EmbeddedRedis) -> None:
+    farm = Farm(server.url)
+    jobs = [farm.order(seed) for seed in range(12)]
+
+    async def wait() -> list[Call]:
+        async with AsyncExitStack() as stack:
+            for_jobs = [
+                await stack.enter_async_context(calling(farm.app, url, **headers))
+                for job in jobs
+                for url, headers in (
+                    (f"/jobs/{job}", {"prefer": "wait=50"}),
+                    (f"/jobs/{job}/events", {}),
+                )
+            ]
+            await until(lambda: farm.waiting == len(for_jobs))
+            for _ in jobs[:4]:  # some end before, some while nobody is told, some after
+                await asyncio.to_thread(farm.render)
+            await asyncio.to_thread(_crash, server)
+            for _ in jobs[4:8]:
+                await asyncio.to_thread(farm.render)
+            await until(lambda: len(channels(server.url)) == 4, "subscribed again")
+            for _ in jobs[8:]:
+                await asyncio.to_thread(farm.render)
+            for call in for_jobs:
+                await call.end()
+            return for_jobs
+
+    calls = asyncio.run(wait())
+    assert [call.status for call in calls] == [200] * len(calls)
+    for job, look, stream in zip(jobs, calls[::2], calls[1::2], strict=True):
+        assert b'"status":"succeeded"' in look.body
+        ids = [each.id for each in stream.told() if each.id]
+        events = farm.store.events(job, None)
+        assert events
+        assert ids == [event.id for event in events]
+    assert farm.waiting == 0
+
+
+def _crash(server: EmbeddedRedis) -> None:
+    """kill -9, and a new server on what is on the disk."""
+    assert server.pid
+    process = server._process
+    assert process
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    server.start()
+
+
+def test_a_subscription_ends_with_who_wanted_it(redis_server: str) -> None:
+    farm = Farm(redis_server)
+    one, other = farm.order(1), farm.order(2)
+
+    async def watch() -> None:
+        async with calling(farm.app, f"/jobs/{one}/events"):
+            async with calling(farm.app, f"/jobs/{one}", prefer="wait=30"):
+                async with calling(farm.app, f"/jobs/{other}/events"):
+                    await until(lambda: len(channels(redis_server)) == 2)
+                await until(lambda: channels(redis_server) == [KEYS["live"] + one])
+            await until(lambda: farm.waiting == 1)
+            assert channels(redis_server) == [KEYS["live"] + one]
+        await until(lambda: channels(redis_server) == [])
+
+    asyncio.run(watch())
+
+
+def test_a_user_without_channels_is_told_a_little_later(redis_server: str) -> None:
+    with redis.Redis.from_url(redis_server) as admin:
+        rights = [
+            "reset",
+            "on",
+            ">pw",
+            "~*",
+            "resetchannels",
+            "+@all",
+            "-subscribe",
+            "-pubsub",
+            "-publish",
+        ]
+        admin.execute_command("ACL", "SETUSER", "mute", *rights)
+    farm = Farm(f"redis://mute:pw@{redis_server.rpartition('@')[2]}")
+    job = farm.order(1)
+
+    async def watch() -> Call:
+        async with calling(farm.app, f"/jobs/{job}/events") as call:
+            await until(lambda: farm.waiting == 1)
+            await asyncio.to_thread(farm.render)
+            await call.end()
+            return call
+
+    assert asyncio.run(watch()).types()[-1] == "job.succeeded"
+
+
+def test_a_stream_that_is_cut_goes_on_in_another_process(one_redis: str, tmp_path: Path) -> None:
+    """Cut after every few events, each time resumed through the other process of two."""
+    settings = Settings(redis_url=one_redis, data_dir=tmp_path, port=0, default_model="tiny")
+    store, dice = open_store(settings), random.Random(1)
+    with (
+        served(settings, tmp_path / "one.log") as one,
+        served(settings, tmp_path / "two.log") as two,
+        httpx2.Client(timeout=20) as client,
+    ):
+        job = client.post(f"{one.url}/jobs", json=ORDER | {"n": 6}).json()["id"]
+        pool = store.get(job).images[0].render.pool
+        seen: list[str] = []
+        done = False
+        for turn in range(100):
+            at = (one, two)[turn % 2]
+            known = {"Last-Event-ID": seen[-1]} if seen else {}
+            with client.stream("GET", f"{at.url}/jobs/{job}/events", headers=known) as stream:
+                if stream.status_code == 204:
+                    done = True
+                    break
+                for number, event in enumerate(told(stream)):
+                    seen += [event.id] if event.id else []
+                    if number >= dice.randrange(4):
+                        break  # the connection is closed under the stream
+                    _step(store, pool)
+        events = store.events(job, None)
+
+    assert done, seen
+    assert events
+    assert seen == [event.id for event in events]
+    assert len(seen) == 2 + 2 * 6 + 1
+
+
+def _step(store: JobStore, pool: str) -> None:
+    taken = store.claim(pool, random.randbytes(8).hex(), "slot", "worker", 60.0)
+    if taken:
+        finish(store, FakeResults(), taken)
+
+
+def test_a_leaving_process_closes_its_streams_and_its_waits_in_order(
+    one_redis: str, tmp_path: Path
+) -> None:
+    settings = Settings(
+        redis_url=one_redis, data_dir=tmp_path, port=0, default_model="tiny", api_drain_s=0.2
+    )
+    with served(settings, tmp_path / "api.log") as api, httpx2.Client(timeout=20) as client:
+        job = client.post(f"{api.url}/jobs", json=ORDER).json()["id"]
+        with client.stream("GET", f"{api.url}/jobs/{job}/events") as stream:
+            events = told(stream)
+            assert next(events).type == "job.snapshot"
+            wait_until(lambda: channels(one_redis))
+            api.process.terminate()
+            rest = [event.type for event in events]  # raises if the stream is cut
+        assert api.process.wait(10) in (0, -signal.SIGTERM)
+
+    assert set(rest) <= {"job.position"}
+    log = api.log.read_text()
+    assert "Traceback" not in log
+    assert "Cancel" not in log
+
+
+def test_a_client_that_hangs_up_leaves_nothing_in_a_served_farm(
+    one_redis: str, tmp_path: Path
+) -> None:
+    settings = Settings(redis_url=one_redis, data_dir=tmp_path, port=0, default_model="tiny")
+    with served(settings, tmp_path / "api.log") as api, httpx2.Client(timeout=20) as client:
+        job = client.post(f"{api.url}/jobs", json=ORDER).json()["id"]
+        with client.stream("GET", f"{api.url}/jobs/{job}/events") as stream:
+            events = told(stream)
+            assert next(events).type == "job.snapshot"
+            wait_until(lambda: channels(one_redis))
+        with pytest.raises(httpx2.ReadTimeout):
+            client.get(f"{api.url}/jobs/{job}", headers={"Prefer": "wait=40"}, timeout=0.3)
+
+        wait_until(lambda: not channels(one_redis), what="for the subscriptions to end")
+        assert "Traceback" not in api.log.read_text()
