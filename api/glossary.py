@@ -138,6 +138,10 @@ WORDS: dict[str, tuple[str, Any]] = {
     "ErrorKind.type": ("OpenAI's name for it", "invalid_request_error"),
     "ErrorKind.code": ("For programs", "invalid_size"),
     "meaning": ("What it means", "Width or height is outside what the model can draw."),
+    # webhooks
+    "WebhookView.url": ("Where to", "https://shop.example/hook"),
+    "events": ("Which events to tell of", ["job.succeeded"]),
+    "delivery": ("Which delivery, from the list; none: all that failed", None),
     # lists
     "data": ("The entries", []),
     "limit": ("How many entries at most", 20),
@@ -159,6 +163,8 @@ WORDS: dict[str, tuple[str, Any]] = {
     "quality": ("More steps or fewer", "high"),
     "usage": ("Tokens, as OpenAI counts them", {"total_tokens": 4100}),
     "skip_current_image": ("Without the preview", True),
+    "init_images": ("Pictures to start from; the first counts", ["iVBORw0KGgo="]),
+    "denoising_strength": ("How far from the first picture, 0 to 1", 0.6),
     "sd_model_checkpoint": ("A model", "sd3.5-medium"),
     "first_id": ("Of this page", JOB),
     "last_id": ("Of this page: `after` for the next", JOB),
