@@ -23,7 +23,8 @@ SHARED = 6  # of bob's and carol's last orders ask for the same pictures
 def farm(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFarm]:
     keys = " ".join(f"{owner}:{key}" for owner, key in KEYS.items())
     folder = tmp_path_factory.mktemp("owners")
-    with RunningFarm(folder, models, workers=2, FARM_API_KEYS=keys) as running:
+    free = {"FARM_SUBMITS_PER_MIN": "0", "FARM_MAX_QUEUED": "0"}
+    with RunningFarm(folder, models, workers=2, FARM_API_KEYS=keys, **free) as running:
         yield running
 
 
