@@ -113,6 +113,7 @@ def create_app(
         workers=remembered(store.workers, WORKERS_S),
         watch=Watch(store, open_live),
     )
+    app.state.farm.metrics.waiting.set_function(lambda: app.state.farm.watch.watchers)
     _add_routes(app)
     for kind in (HTTPException, RequestValidationError, FarmError, Problem):
         app.add_exception_handler(kind, _answer)
@@ -141,6 +142,7 @@ def _add_routes(app: FastAPI) -> None:
     app.mount("/web", _Assets(directory=WEB))
     get(app.router, "/", include_in_schema=False)(_page)
     add_reference(app)
+    app.webhooks.include_router(webhooks.messages)
     described = app.openapi
     app.openapi = lambda: complete(add_schema(described()))  # type: ignore[method-assign]
 
