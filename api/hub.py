@@ -11,7 +11,7 @@ import json
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,9 +22,10 @@ from anyio import CapacityLimiter
 
 from api.live import Live
 from shared.errors import StoreUnavailable
+from shared.eta import Crew, place_s
 from shared.events import PING, POSITION, PROGRESS, Event, Passing, read_event
 from shared.store.port import JobStore
-from shared.store.values import Pulse
+from shared.store.values import Pulse, WorkerStatus
 
 T = TypeVar("T")
 log = logging.getLogger("api")
@@ -101,7 +102,7 @@ class Topic:
         for watcher in self.watchers:
             watcher.hear(said)
 
-    def look(self, pulse: Pulse | None) -> None:
+    def look(self, pulse: Pulse | None, workers: Sequence[WorkerStatus] = ()) -> None:
         """None: the job is gone."""
         self.over = pulse is None or pulse.open == 0
         for watcher in self.watchers:
@@ -109,7 +110,8 @@ class Topic:
                 watcher.look()
         if pulse and pulse.position not in (None, self.position):
             self.position = pulse.position
-            self.hear(Passing(POSITION, {"position": pulse.position, "eta_s": None}))
+            left_s = pulse.last and place_s(pulse.last, Crew.of(pulse.last.pool, workers))
+            self.hear(Passing(POSITION, {"position": pulse.position, "eta_s": left_s}))
 
     def ping(self, now: float) -> None:
         for watcher in self.watchers:
@@ -207,12 +209,13 @@ class Hub:
         for job in jobs:
             if topic := self._topics.get(job):
                 topic.ping(now)
+        workers = await self.read(self._store.workers) if jobs else []
         for at in range(0, len(jobs), BATCH):
             batch = jobs[at : at + BATCH]
             pulses = await self.read(self._store.pulse, batch)
             for job in batch:
                 if topic := self._topics.get(job):
-                    topic.look(pulses.get(job))
+                    topic.look(pulses.get(job), workers)
 
 
 def _read(message: str) -> Event | Passing | None:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import httpx2
 
-from deploy.embedded import free_port
+from deploy.ports import free_port
 from tests.e2e.farm import ENDLESS, QUICK, RunningFarm
 from tests.waiting import wait_until
 

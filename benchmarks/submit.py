@@ -26,7 +26,8 @@ import redis
 import uvicorn
 from fastapi import FastAPI
 
-from deploy.embedded import EmbeddedRedis, free_port
+from deploy.embedded import EmbeddedRedis
+from deploy.ports import free_port
 from shared.settings import PREFIX
 
 # name -> (appendfsync, FARM_DURABILITY; None: the bare endpoint)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import socket
 import subprocess
 import time
 from contextlib import ExitStack, suppress
@@ -15,6 +14,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from deploy.lock import lock, sign
+from deploy.ports import free_port, is_free
 from deploy.redis_binary import find_server
 from deploy.tether import tethered
 from shared.errors import StoreUnavailable
@@ -138,7 +138,7 @@ class EmbeddedRedis:
     def _configure(self) -> None:
         kept = _read(self._conf)
         port = int(kept.get("port", 0))
-        self._port = port if port and _is_free(port) else free_port()
+        self._port = port if port and is_free(port) else free_port()
         self._password = kept.get("requirepass") or secrets.token_hex(32)
         text = _CONF.format(port=self._port, password=self._password, fsync=self._fsync)
         aside = self._conf.with_suffix(".new")
@@ -201,20 +201,3 @@ def _rewrite(client: redis.Redis) -> None:
         time.sleep(_POLL_S)
     if state["aof_last_bgrewrite_status"] != "ok":
         raise redis.RedisError("the append-only file could not be rewritten")
-
-
-def free_port() -> int:
-    """A loopback port that nobody has now; somebody may before it is used."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from deploy.children import Backoff, Child, Clock, Program, Report, stop_all
+from deploy.ports import bound, free_port
 from deploy.slots import Slot
 from shared.cgroup import OomWatch
 from shared.errors import FarmError, SettingsError
@@ -149,11 +149,8 @@ class LocalFarm:
 def bindable(host: str, port: int) -> int:
     """The port if it is free on this address; for 0 one that is. Raises SettingsError."""
     try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-            return int(probe.getsockname()[1])
+        with bound(host, port):  # a host that is not ours is told before a port is searched
+            return port or free_port(host)
     except (OSError, OverflowError) as error:
         why = getattr(error, "strerror", None) or error
         message = f"cannot listen on {host} port {port} ({why}); choose another with --port"

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 
-def wait_until(condition: Callable[[], object], limit_s: float = 10.0, what: str = "") -> None:
+def wait_until(condition: Callable[[], object], limit_s: float = 30.0, what: str = "") -> None:
     """Poll until the condition holds; fail after the limit."""
     end = time.monotonic() + limit_s
     while not condition():

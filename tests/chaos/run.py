@@ -79,6 +79,7 @@ def run(
     rgw: Rgw | None = None,
     binary: Path | None = None,
     long: bool = False,
+    sample: int = SAMPLE,
     say: Callable[[str], None] = lambda _: None,
 ) -> Report:
     """Play the plan, wait until all is final, check everything. Raises nothing that is a verdict."""
@@ -103,7 +104,7 @@ def run(
         report.wrong += verdict.faults(farm, load, books)
         report.wrong += ears.faults(load)
         report.wrong += [f"never recovered from: {kind}" for kind in stuck]
-        different = verdict.differing(farm, load, plan.seed, SAMPLE)
+        different = verdict.differing(farm, load, plan.seed, sample)
         report.wrong += [f"{job_id} differs from an undisturbed render" for job_id in different]
         family = farm.family()
     report.wrong += [f"still there: {each}" for each in family if each.is_running()]

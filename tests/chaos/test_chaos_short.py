@@ -1,4 +1,4 @@
-"""The whole of it at once, in a minute: load, kills, cuts and zombies together."""
+"""The whole of it at once, in half a minute: load, kills, cuts and zombies together."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from tests.chaos.plan import STRIKES, deck, draw
 from tests.chaos.run import run
 
-SECONDS = 25.0
+SECONDS = 15.0
 SEED = 7
 
 
@@ -25,16 +25,13 @@ def test_a_plan_is_repeatable_and_a_long_one_meets_every_fault() -> None:
 
 
 @pytest.mark.timeout(400)  # a busy machine starts the killed workers slowly
-def test_nothing_is_lost_and_nothing_doubled_while_everything_is_killed(
-    ground: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    plan = draw(SEED, SECONDS, deck(s3=False), every_s=1.5)
+def test_nothing_is_lost_and_nothing_doubled_while_everything_is_killed(ground: Path) -> None:
+    plan = draw(SEED, SECONDS, deck(s3=False), every_s=1.0)
 
-    report = run(plan, ground / "short", workers=2)
+    report = run(plan, ground / "short", workers=2, sample=6)
 
-    with capsys.disabled():
-        print("\n" + report.table())
+    print(report.table())
     assert report.wrong == []
     assert report.unfinished == 0
     assert report.kills >= 5
-    assert report.accepted >= 30
+    assert report.accepted >= 20

@@ -6,7 +6,7 @@ import pytest
 from fastapi import FastAPI, Request, Response
 from results_samples import FINGERPRINT, PNG, name, sample
 
-from deploy.embedded import free_port
+from deploy.ports import free_port
 from shared.errors import ResultsUnavailable, SettingsError
 from shared.results import open_results
 from shared.results.port import ResultStore

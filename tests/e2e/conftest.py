@@ -1,4 +1,4 @@
-"""One tiny model for all farms, and one farm that every quiet test shares."""
+"""One tiny model for all farms, and one farm that tests share which do it no lasting harm."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +17,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def farm(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFarm]:
-    """Open, two workers. A test must not hurt it."""
-    folder, allowed = tmp_path_factory.mktemp("farm"), {"FARM_WEBHOOK_ALLOW_HOSTS": "127.0.0.1"}
-    with RunningFarm(folder, models, workers=2, **allowed) as running:
+    """Open, two workers. A test leaves it as it was; its file is of the group `e2e`."""
+    folder = tmp_path_factory.mktemp("farm")
+    more = {"FARM_LEASE_S": "2", "FARM_WEBHOOK_ALLOW_HOSTS": "127.0.0.1"}
+    with RunningFarm(folder, models, workers=2, **more) as running:
         yield running

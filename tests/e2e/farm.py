@@ -36,6 +36,7 @@ class RunningFarm:
             **env,
         }
         self._process: subprocess.Popen[bytes] | None = None
+        self._http = httpx2.Client(timeout=30)
         self.url = ""
 
     def __enter__(self) -> RunningFarm:
@@ -43,7 +44,10 @@ class RunningFarm:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.stop()
+        try:
+            self.stop()
+        finally:
+            self._http.close()
 
     def start(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -115,14 +119,13 @@ class RunningFarm:
     # ------------------------------------------------------------------------------- HTTP
 
     def post(self, order: dict[str, Any], key: str = "", **headers: str) -> httpx2.Response:
-        return httpx2.post(f"{self.url}/jobs", json=order, headers=_auth(key, headers), timeout=30)
+        return self._http.post(f"{self.url}/jobs", json=order, headers=_auth(key, headers))
 
     def get(self, path: str, key: str = "") -> httpx2.Response:
-        return httpx2.get(f"{self.url}{path}", headers=_auth(key, {}), timeout=30)
+        return self._http.get(f"{self.url}{path}", headers=_auth(key, {}))
 
     def cancel(self, job_id: str, key: str = "") -> httpx2.Response:
-        url = f"{self.url}/jobs/{job_id}/cancel"
-        return httpx2.post(url, headers=_auth(key, {}), timeout=30)
+        return self._http.post(f"{self.url}/jobs/{job_id}/cancel", headers=_auth(key, {}))
 
     def submit(self, key: str = "", **order: Any) -> dict[str, Any]:
         answer = self.post({**QUICK, **order}, key)
@@ -142,9 +145,14 @@ class RunningFarm:
         wait_until(lambda: self.job(job_id)["images"][0]["status"] == status, 30.0, status)
 
     def picture(self, job: dict[str, Any], index: int = 0) -> bytes:
-        answer = httpx2.get(job["images"][index]["url"], timeout=30)
+        answer = self._http.get(job["images"][index]["url"])
         assert answer.status_code == 200, answer.text
         return answer.content
+
+    def stored(self, job: dict[str, Any]) -> list[Path]:
+        """The pictures that lie under the fingerprint of this job's first image."""
+        folder = self.folder / "results" / "renders" / job["images"][0]["fingerprint"]
+        return list(folder.glob("*.png"))
 
     def metric(self, name: str) -> float:
         """Sum over all labels that the line starts with, such as `renderfarm_leases`."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx2
 
-from deploy.embedded import free_port
+from deploy.ports import free_port
 from deploy.tether import tethered
 from tests.waiting import wait_until
 

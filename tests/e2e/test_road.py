@@ -17,6 +17,8 @@ from shared.images import read_info
 from tests.e2e.farm import LONG, QUICK, RunningFarm
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.xdist_group("e2e")
+
 
 def test_an_order_becomes_a_picture_of_the_size_asked_for(farm: RunningFarm) -> None:
     answer = farm.post({"prompt": "a lighthouse at dusk", "size": "96x64", "steps": 2, "seed": 1})

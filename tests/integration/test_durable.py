@@ -63,8 +63,8 @@ def test_redis_killed_right_after_202_has_every_acknowledged_job(
     accepted: list[str] = []
     with farm(server.url, tmp_path) as client:
 
-        def order_until_it_breaks() -> None:
-            for _ in range(200):
+        def order_until(killed: threading.Event) -> None:
+            while not killed.is_set():
                 answer = client.post("/jobs", json=ORDER)
                 if answer.status_code != 202:
                     assert (answer.status_code, bool(answer.headers["retry-after"])) == (503, True)
@@ -72,15 +72,18 @@ def test_redis_killed_right_after_202_has_every_acknowledged_job(
                 accepted.append(answer.json()["id"])
 
         for count in range(5, 55, 10):
-            threads = [threading.Thread(target=order_until_it_breaks) for _ in range(4)]
+            killed = threading.Event()
+            threads = [threading.Thread(target=order_until, args=(killed,)) for _ in range(4)]
             for thread in threads:
                 thread.start()
             wait_until(lambda count=count: len(accepted) >= count)
             assert server.pid is not None
             os.kill(server.pid, signal.SIGKILL)
+            killed.set()
+            wait_until(lambda: not server.alive)
+            server.start()  # while four orders wait for their answers
             for thread in threads:
                 thread.join(30)
-            server.start()
             missing = [j for j in accepted if client.get(f"/jobs/{j}").status_code != 200]
             assert missing == []
     assert len(accepted) >= 45

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -53,52 +54,80 @@ def render(url, out, *options):
     )  # fmt: skip
 
 
-def test_a_farm_renders_ends_without_a_trace_and_remembers(data_dir, tmp_path):
-    with farm(data_dir) as (first, url, words):
-        made = render(url, tmp_path, "-n", "2", "--steps", "4")
-        family = psutil.Process(first.pid).children(recursive=True)
-        os.killpg(first.pid, signal.SIGINT)  # as a terminal does: to the whole group
-        assert first.wait(LIMIT_S) == 0
-    assert len(family) >= 4
-    assert not any(member.is_running() for member in family)
-    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".png", ".png"]
-    assert "redis" not in words.read_text()  # no address with its password, no early death
-    job = re.search(r"job_[0-9A-Z]+", made.stdout)[0]
+@dataclass
+class Ended:
+    """What is known of the first farm, after Ctrl-C."""
 
-    with farm(data_dir) as (_, url, _words):
-        remembered = httpx2.get(f"{url}/jobs/{job}").json()
-        again = render(url, tmp_path, "--steps", "4")
+    code: int
+    family: list[psutil.Process]
+    files: list[Path]
+    words: str
+    job: str
+
+
+@pytest.fixture(scope="module")
+def ended(data_dir, tmp_path_factory):
+    out = tmp_path_factory.mktemp("pictures")
+    with farm(data_dir) as (process, url, words):
+        made = render(url, out, "-n", "2", "--steps", "4")
+        family = psutil.Process(process.pid).children(recursive=True)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
+        code = process.wait(LIMIT_S)
+    job = re.search(r"job_[0-9A-Z]+", made.stdout)[0]
+    return Ended(code, family, sorted(out.iterdir()), words.read_text(), job)
+
+
+@pytest.fixture(scope="module")
+def second(data_dir, ended):
+    """The next farm on the same folder."""
+    with farm(data_dir) as running:
+        yield running
+
+
+def test_a_farm_renders_and_ends_without_a_trace(ended):
+    assert ended.code == 0
+    assert len(ended.family) >= 5
+    assert not any(member.is_running() for member in ended.family)
+    assert [path.suffix for path in ended.files] == [".png", ".png"]
+    assert "redis" not in ended.words  # no address with its password, no early death
+
+
+def test_the_next_farm_remembers(ended, second, tmp_path):
+    _, url, _ = second
+
+    remembered = httpx2.get(f"{url}/jobs/{ended.job}").json()
+    again = render(url, tmp_path, "--steps", "4")
 
     assert remembered["status"] == "succeeded"
+    assert httpx2.get(remembered["images"][0]["url"]).content == ended.files[0].read_bytes()
     assert again.stdout.endswith("\tseed 7\tcached\n")
 
 
-def test_a_second_farm_on_the_same_folder_is_refused_and_the_first_goes_on(data_dir):
-    with farm(data_dir) as (first, url, _):
-        second = subprocess.run(
-            [*RENDERFARM, "up", "--port", "0", "--data-dir", str(data_dir)],
-            cwd=ROOT, env=ENV, capture_output=True, text=True,
-        )  # fmt: skip
+def test_another_farm_on_the_same_folder_is_refused_and_the_first_goes_on(data_dir, second):
+    first, url, _ = second
+    another = subprocess.run(
+        [*RENDERFARM, "up", "--port", "0", "--data-dir", str(data_dir)],
+        cwd=ROOT, env=ENV, capture_output=True, text=True,
+    )  # fmt: skip
 
-        assert second.returncode == 2
-        assert f"in use by another process (pid {first.pid})" in second.stderr
-        assert httpx2.get(f"{url}/readyz").status_code == 200
+    assert another.returncode == 2
+    assert f"in use by another process (pid {first.pid})" in another.stderr
+    assert httpx2.get(f"{url}/readyz").status_code == 200
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ties a child to its parent")
-def test_a_killed_farm_leaves_no_process_and_the_next_one_works(data_dir, tmp_path):
-    with farm(data_dir) as (first, _, _):
-        family = psutil.Process(first.pid).children(recursive=True)
-        first.kill()
-        until(lambda: not any(alive(member) for member in family))
+def test_a_killed_farm_leaves_no_process(second):
+    first, _, _ = second
+    family = psutil.Process(first.pid).children(recursive=True)
 
-    with farm(data_dir) as (_, url, _):
-        render(url, tmp_path, "--steps", "5")
+    first.kill()
 
-    assert len(list(tmp_path.iterdir())) == 1
+    until(lambda: not any(alive(member) for member in family))
 
 
-def test_a_killed_worker_and_a_killed_redis_come_back_and_finish_the_job(data_dir, tmp_path):
+@pytest.mark.slow  # each kill by itself is in tests/e2e/test_faults.py
+def test_a_killed_worker_and_a_killed_redis_come_back_and_finish_the_job(tmp_path):
+    data_dir = tmp_path / "data"
     with farm(data_dir) as (first, url, words):
         children = psutil.Process(first.pid).children()
         worker = next(child for child in children if "worker" in child.cmdline())

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import redis
 
-from deploy.embedded import free_port
+from deploy.ports import free_port
 from deploy.tether import tethered
 from tests.servers.engines import engine_binary
 from tests.waiting import wait_until

@@ -18,7 +18,7 @@ from typing import Any
 
 import boto3
 
-from deploy.embedded import free_port
+from deploy.ports import free_port
 from deploy.tether import tethered
 
 PROGRAMS = ("radosgw", "ceph-mon", "ceph-osd", "ceph", "monmaptool", "radosgw-admin", "openssl")
