@@ -138,10 +138,6 @@ WORDS: dict[str, tuple[str, Any]] = {
     "ErrorKind.type": ("OpenAI's name for it", "invalid_request_error"),
     "ErrorKind.code": ("For programs", "invalid_size"),
     "meaning": ("What it means", "Width or height is outside what the model can draw."),
-    # webhooks
-    "WebhookView.url": ("Where to", "https://shop.example/hook"),
-    "events": ("Which events to tell of", ["job.succeeded"]),
-    "delivery": ("Which delivery, from the list; none: all that failed", None),
     # lists
     "data": ("The entries", []),
     "limit": ("How many entries at most", 20),
