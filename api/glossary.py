@@ -159,6 +159,8 @@ WORDS: dict[str, tuple[str, Any]] = {
     "quality": ("More steps or fewer", "high"),
     "usage": ("Tokens, as OpenAI counts them", {"total_tokens": 4100}),
     "skip_current_image": ("Without the preview", True),
+    "init_images": ("Pictures to start from; the first counts", ["iVBORw0KGgo="]),
+    "denoising_strength": ("How far from the first picture, 0 to 1", 0.6),
     "sd_model_checkpoint": ("A model", "sd3.5-medium"),
     "first_id": ("Of this page", JOB),
     "last_id": ("Of this page: `after` for the next", JOB),
@@ -181,6 +183,7 @@ WORDS: dict[str, tuple[str, Any]] = {
     "verify": ("What a verification found", None),
     "identical": ("Whether every pixel is the same", True),
     "max_abs_diff": ("The largest difference of any sample, 0 to 255", 0),
+    "InputView.sha256": ("Names its pixels; an order may say it", _HASH),
     "VerifyView.sha256": ("Hash of the PNG that it would have stored", _HASH),
     # models
     "created": ("Unix seconds; 0: an entry has no birthday", 0),

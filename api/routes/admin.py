@@ -85,7 +85,14 @@ def audit(
     request: Request,
     admin: Admin,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    after: Annotated[str | None, Query(pattern=r"^[0-9]{1,18}(-[0-9]{1,18})?$")] = None,
+    after: Annotated[
+        str | None,
+        Query(
+            pattern=r"^[0-9]{1,18}(-[0-9]{1,18})?$",
+            description="The last id of the page before",
+            examples=["1767610800000-0"],
+        ),
+    ] = None,
 ) -> dict[str, Any]:
     """`after`: the id of the last act that was seen."""
     acts = farm_of(request).audit.kept.acts(limit, after)

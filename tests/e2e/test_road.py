@@ -17,8 +17,6 @@ from shared.images import read_info
 from tests.e2e.farm import LONG, QUICK, RunningFarm
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.xdist_group("e2e")
-
 
 def test_an_order_becomes_a_picture_of_the_size_asked_for(farm: RunningFarm) -> None:
     answer = farm.post({"prompt": "a lighthouse at dusk", "size": "96x64", "steps": 2, "seed": 1})
@@ -112,7 +110,7 @@ def test_a_farm_that_has_rendered_knows_what_the_next_order_takes(farm: RunningF
     assert 0 < told["gpu_s"] < 60
     assert told["eta_s"] is not None
     workers = queue["models"][0]["workers"]
-    assert workers["ready"] + workers["busy"] == told["workers_ready"] == 1
+    assert workers["ready"] + workers["busy"] == told["workers_ready"] >= 1
     assert queue["mine"]["queued"] == 0
     assert httpx2.post(url, json={**QUICK, "seed": 340}, timeout=30).json()["images"][0]["cached"]
 
