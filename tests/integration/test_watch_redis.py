@@ -6,6 +6,7 @@ import asyncio
 import random
 import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -73,7 +74,16 @@ def channels(url: str) -> list[str]:
         return client.pubsub_channels()  # type: ignore[no-any-return]
 
 
-def test_redis_is_killed_in_the_middle_and_everybody_hears_the_end(server: EmbeddedRedis) -> None:
+@pytest.fixture
+def starter() -> Iterator[ThreadPoolExecutor]:
+    """A thread that outlives the event loop: a server ends with the thread that started it."""
+    with ThreadPoolExecutor(1) as starter:
+        yield starter
+
+
+def test_redis_is_killed_in_the_middle_and_everybody_hears_the_end(
+    server: EmbeddedRedis, starter: ThreadPoolExecutor
+) -> None:
     farm = Farm(server.url)
     jobs = [farm.order(seed) for seed in range(12)]
 
@@ -90,7 +100,7 @@ def test_redis_is_killed_in_the_middle_and_everybody_hears_the_end(server: Embed
             await until(lambda: farm.waiting == len(for_jobs))
             for _ in jobs[:4]:  # some end before, some while nobody is told, some after
                 await asyncio.to_thread(farm.render)
-            await asyncio.to_thread(_crash, server)
+            await asyncio.get_running_loop().run_in_executor(starter, _crash, server)
             for _ in jobs[4:8]:
                 await asyncio.to_thread(farm.render)
             await until(lambda: len(channels(server.url)) == 4, "subscribed again")
