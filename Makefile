@@ -14,11 +14,10 @@ UP = $(call option,MODEL,model) $(call option,WORKERS,workers) $(call option,GPU
 # All tests: one process more than cores, since many only wait. A few: in one process, as pytest does.
 MOST = $(shell cores=`getconf _NPROCESSORS_ONLN`; echo $$((cores < 8 ? cores + 1 : 8)))
 JOBS = $(if $(T),0,$(MOST))
-SPREAD = -n $(JOBS) --dist loadgroup --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run venv test slow chaos chaos-celery soak fuzz gpu check fmt constraints clean
+.PHONY: help run venv test slow chaos chaos-celery soak clients fuzz gpu check fmt constraints clean
 
 help:  ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -30,7 +29,7 @@ venv: .venv/.dev  ## .venv with all that development needs
 
 test: .venv/.dev  ## every test that this machine can run; T= chooses, such as T='-k cancel'
 	@if [ -x tests/setup-servers ]; then tests/setup-servers; fi
-	$(BIN)/python -m pytest -m 'not slow' $(SPREAD) $(T)
+	$(BIN)/python -m pytest -m 'not slow and not clients' -n $(JOBS) $(T)
 
 slow: .venv/.dev  ## each named fault, a rolling change, a failover: a quarter of an hour
 	@if [ -x tests/setup-servers ]; then tests/setup-servers; fi
@@ -44,6 +43,9 @@ chaos-celery: .venv/.dev  ## the same load and faults against plain Celery; SEED
 
 soak: .venv/.dev  ## one worker, many renders, flat memory; RENDERS=
 	$(BIN)/python -m tests.chaos.soak $(call option,RENDERS,renders)
+
+clients: .venv/.dev .clients/ready  ## real clients of other people against a running farm; installs them first
+	$(BIN)/python -m pytest -m clients tests/clients $(T)
 
 fuzz: .venv/.dev  ## thousands of requests that nobody foresaw; CASES= MINUTES=
 	$(BIN)/python -m tests.fuzz $(call option,CASES,cases) $(call option,MINUTES,minutes)
@@ -68,7 +70,7 @@ constraints:  ## pin the newest versions that fit together; needs uv
 	  --no-header --no-annotate pyproject.toml -o constraints.txt
 
 clean:  ## take away .venv and caches; never the data folder
-	rm -rf .venv build dist $(CACHES)
+	rm -rf .venv .clients build dist $(CACHES)
 
 # The install is editable: changed code needs no reinstall, changed dependencies do.
 .venv/.local: pyproject.toml constraints.txt | .venv/bin/python
@@ -77,6 +79,15 @@ clean:  ## take away .venv and caches; never the data folder
 
 .venv/.dev: .venv/.local
 	$(PIP) -e '.[dev]'
+	@touch $@
+
+# Each in a folder of its own, as its users have it; versions are pinned beside the tests.
+.clients/ready: $(wildcard tests/clients/*.txt tests/clients/package*.json) | .venv/bin/python
+	for name in openai-2 openai-3 node; do \
+	  $(BIN)/python -m venv .clients/$$name && .clients/$$name/bin/python -m pip install --quiet \
+	    --disable-pip-version-check -r tests/clients/$$name.txt || exit 1; done
+	mkdir -p .clients/node/project && cp tests/clients/package*.json .clients/node/project/
+	cd .clients/node/project && PATH="$(CURDIR)/.clients/node/bin:$$PATH" npm ci --no-audit --no-fund
 	@touch $@
 
 .venv/bin/python:

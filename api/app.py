@@ -14,11 +14,12 @@ from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
-from api.auth import read_keys
+from api.audit import Audit
 from api.drain import Drain, LastAnswer
 from api.errors import Problem, add_schema, problem_of, respond
 from api.farm import Farm, answers, remembered
 from api.fetching import Fetcher
+from api.keyring import KeyRing
 from api.live import Deaf, Live
 from api.middleware import BodyLimit, RequestLog
 from api.openapi import complete
@@ -47,6 +48,7 @@ from api.watch import Watch
 from shared.errors import FarmError
 from shared.metrics import ApiMetrics, StoreCollector
 from shared.models import Catalog
+from shared.owners import Office, office_in_memory
 from shared.results.port import ResultStore
 from shared.settings import Settings
 from shared.signing import Signer
@@ -74,12 +76,15 @@ def create_app(
     catalog: Catalog,
     registry: CollectorRegistry | None = None,
     open_live: Callable[[], Live] = Deaf,
+    office: Office | None = None,
 ) -> FastAPI:
     """The API over these parts. Connects to nothing. Raises SettingsError for bad keys or hosts.
 
     `open_live`: where those who wait hear of their jobs; without it they only ask the store.
+    Without an `office` the only keys are those of the settings.
     """
     registry = registry or CollectorRegistry()
+    office = office or office_in_memory()
     registry.register(StoreCollector(store))
     app = FastAPI(
         title="renderfarm",
@@ -96,7 +101,8 @@ def create_app(
         catalog=catalog,
         hosts=trusted_hosts(settings),
         fetcher=Fetcher.of(settings),
-        keys=read_keys(settings),
+        keys=KeyRing(settings, office.keys),
+        audit=Audit(office.audit),
         signer=Signer(settings, store),
         registry=registry,
         metrics=ApiMetrics(registry),
@@ -112,7 +118,8 @@ def create_app(
     for kind in (HTTPException, RequestValidationError, FarmError, Problem):
         app.add_exception_handler(kind, _answer)
     app.add_middleware(BodyLimit, limit_bytes=settings.max_body_mb * 2**20)
-    app.add_middleware(RequestLog, metrics=app.state.farm.metrics)
+    https = (settings.public_url or "").startswith("https://")
+    app.add_middleware(RequestLog, metrics=app.state.farm.metrics, https=https)
     app.add_middleware(LastAnswer, drain=app.state.farm.drain)  # the last is the outermost
     return app
 
@@ -135,6 +142,7 @@ def _add_routes(app: FastAPI) -> None:
     app.mount("/web", _Assets(directory=WEB))
     get(app.router, "/", include_in_schema=False)(_page)
     add_reference(app)
+    app.webhooks.include_router(webhooks.messages)
     described = app.openapi
     app.openapi = lambda: complete(add_schema(described()))  # type: ignore[method-assign]
 

@@ -1,90 +1,49 @@
-"""Who asks: keys to owners. Keys are held as SHA-256 only and compared in constant time."""
+"""Who asks: from the headers of a request to an owner, and what his key allows."""
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import ipaddress
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
-from api.errors import CHALLENGE, Problem
-from shared.errors import SettingsError
-from shared.jobs import Job
+from api.errors import Problem
+from api.keyring import KeyRing
+from api.owner import ANONYMOUS as ANONYMOUS
+from api.owner import Owner as Owner
+from shared.errors import SettingsError, StoreUnavailable
+from shared.owners.keys import Scope
+from shared.owners.port import KeyStore
 from shared.settings import Settings
 
-# `owner:key` or `owner:key:admin`
-_ENTRY = re.compile(r"([A-Za-z0-9._-]{1,64}):([!-9;-~]{1,512})(:admin)?")
 
+def refuse_open_door(settings: Settings, keys: KeyStore | None = None) -> None:
+    """Raises SettingsError where a farm without keys would be open to others.
 
-@dataclass(slots=True, frozen=True)
-class Owner:
-    name: str
-    admin: bool = False
-
-    def may_see(self, job: Job) -> bool:
-        return self.admin or job.owner == self.name
-
-
-ANONYMOUS = Owner("anonymous", admin=True)
-
-
-class Keys:
-    """The owners of one farm; without any, everybody is `anonymous` and admin."""
-
-    def __init__(self, owners: Mapping[bytes, Owner], *, open_to_all: bool = False) -> None:
-        self._owners = owners
-        self._open_to_all = open_to_all
-
-    def owner(self, key: str | None, address: str) -> Owner:
-        """`address` is the one of ours that was asked. Raises Problem 401."""
-        if not self._owners:
-            return self._anonymous(address)
-        if not key:
-            raise Problem(401, "missing_api_key", "send a key", headers=CHALLENGE)
-        digest = hashlib.sha256(key.encode()).digest()
-        matching = [o for known, o in self._owners.items() if hmac.compare_digest(known, digest)]
-        if not matching:
-            raise Problem(401, "invalid_api_key", "this key is not known", headers=CHALLENGE)
-        return matching[0]
-
-    def _anonymous(self, address: str) -> Owner:
-        # A server may be bound past our settings: `uvicorn api.main:app --host 0.0.0.0`.
-        if self._open_to_all or not _is_outward(address):
-            return ANONYMOUS
-        detail = "this farm has no keys and answers on loopback only; its operator can add some"
-        raise Problem(401, "missing_api_key", detail, headers=CHALLENGE)
-
-
-def read_keys(settings: Settings) -> Keys:
-    """Raises SettingsError, which never shows a key."""
-    owners: dict[bytes, Owner] = {}
-    for number, entry in enumerate(settings.api_keys.get_secret_value().split(), 1):
-        match = _ENTRY.fullmatch(entry)
-        if match is None:
-            raise SettingsError(f"FARM_API_KEYS: entry {number} is not owner:key[:admin]")
-        name, key, admin = match.groups()
-        digest = hashlib.sha256(key.encode()).digest()
-        if digest in owners:
-            raise SettingsError(f"FARM_API_KEYS: entry {number} repeats an earlier key")
-        owners[digest] = Owner(name, admin=bool(admin))
-    return Keys(owners, open_to_all=settings.allow_open)
-
-
-def refuse_open_door(settings: Settings) -> None:
-    """Raises SettingsError where a farm without keys would be open to others."""
-    if settings.api_keys.get_secret_value().split() or settings.allow_open:
+    A store that does not answer is believed to have keys: nobody comes in before it does.
+    """
+    if (
+        settings.api_keys.get_secret_value().split()
+        or settings.api_keys_file
+        or settings.allow_open
+    ):
         return
-    if not is_loopback(settings.host):
+    if not is_loopback(settings.host) and not (keys and _has_keys(keys)):
         raise SettingsError(
-            f"FARM_HOST={settings.host} is reachable by others and FARM_API_KEYS is empty: "
-            "set FARM_API_KEYS=owner:key, or FARM_HOST=127.0.0.1, or FARM_ALLOW_OPEN=true"
+            f"FARM_HOST={settings.host} is reachable by others and the farm has no keys: add one "
+            "with `renderfarm keys add OWNER`, or set FARM_API_KEYS=owner:key, or "
+            "FARM_HOST=127.0.0.1, or FARM_ALLOW_OPEN=true"
         )
+
+
+def _has_keys(keys: KeyStore) -> bool:
+    try:
+        found = keys.read()
+    except StoreUnavailable:
+        return True
+    return bool(found and found.keys)
 
 
 def is_loopback(host: str) -> bool:
@@ -120,27 +79,50 @@ CallerKey = Annotated[str | None, Depends(caller_key)]
 
 
 async def caller(request: Request, key: CallerKey) -> Owner:
-    """The owner who asks. Raises Problem 401."""
-    return identify(request, key)
+    """The owner who asks, with the scope that the method needs: `read` to look, else `submit`.
+
+    Raises Problem 401 or 403, StoreUnavailable.
+    """
+    return _with_scope(request, await _looked_up(request, key))
 
 
 def identify(request: Request, key: str | None) -> Owner:
-    """Raises Problem 401."""
-    keys: Keys = request.app.state.farm.keys
-    address, _ = request.scope.get("server") or ("", None)
-    owner = keys.owner(key, address)
-    request.state.owner = owner.name
-    return owner
+    """`caller` for a route with other ways in. May ask the store, so call it in a thread."""
+    return _with_scope(request, _whose(request, key))
 
 
 Caller = Annotated[Owner, Depends(caller)]
 
 
-async def admin(owner: Caller) -> Owner:
-    """The owner who asks, if an admin. Raises Problem 401 or 403."""
+async def admin(request: Request, key: CallerKey) -> Owner:
+    """The owner who asks, if an admin. Raises Problem 401 or 403, StoreUnavailable."""
+    owner = await _looked_up(request, key)
     if not owner.admin:
         raise Problem(403, "admin_only", "this needs an admin's key")
     return owner
 
 
 Admin = Annotated[Owner, Depends(admin)]
+
+
+async def _looked_up(request: Request, key: str | None) -> Owner:
+    """In the event loop as a rule; the store, if it must be asked, is asked in a thread."""
+    ring: KeyRing = request.app.state.farm.keys
+    if ring.is_at_hand(key):
+        return _whose(request, key)
+    return await run_in_threadpool(_whose, request, key)
+
+
+def _whose(request: Request, key: str | None) -> Owner:
+    ring: KeyRing = request.app.state.farm.keys
+    address, _ = request.scope.get("server") or ("", None)
+    owner = ring.owner(key, outward=_is_outward(address))
+    request.state.owner = owner.name
+    return owner
+
+
+def _with_scope(request: Request, owner: Owner) -> Owner:
+    scope: Scope = "read" if request.method in ("GET", "HEAD") else "submit"
+    if scope not in owner.scopes:
+        raise Problem(403, "scope_missing", f"this key has no scope `{scope}`")
+    return owner

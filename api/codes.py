@@ -50,6 +50,8 @@ CODES: dict[str, Kind] = {
         403,
         type="permission_error",
         admin_only="Only an admin's key may do this.",
+        scope_missing="The key may not do this: it lacks the scope `read` or `submit`.",
+        priority_not_allowed="The key does not allow this priority.",
         url_expired="The signed URL has expired; the job has a fresh one.",
     ),
     **_kinds(
@@ -81,7 +83,14 @@ CODES: dict[str, Kind] = {
     **_kinds(413, body_too_large="The body is larger than the farm takes."),
     **_kinds(415, unsupported_media_type="The body must be `application/json`."),
     **_kinds(416, invalid_range="The range lies outside the picture."),
+    **_kinds(408, request_timeout="The request did not arrive as a whole in time."),
     **_kinds(422, idempotency_key_reused="This Idempotency-Key was used with another order."),
+    **_kinds(
+        429,
+        type="rate_limit_error",
+        rate_limit_exceeded="More orders a minute than the key allows; see `Retry-After`.",
+        quota_exceeded="More queued work than the key allows; some must start first.",
+    ),
     **_kinds(
         500,
         type="server_error",
@@ -107,6 +116,7 @@ CODES: dict[str, Kind] = {
     **_kinds(
         503,
         type="server_error",
+        too_many_connections="This process of the API has as many connections as it may.",
         model_not_ready="No worker of this model is ready.",
         draining="This process of the API is leaving; another takes the order at once.",
         inputs_busy="Too many pictures are being read at once; try again after `Retry-After`.",

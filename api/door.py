@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import replace
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from ulid import ULID
 
@@ -13,7 +13,7 @@ from api.inputs import NOTHING, Given
 from api.schemas import NewJob
 from api.webhooks import webhook_of
 from shared.errors import InvalidOrder, JobFinished, JobNotFinished
-from shared.fingerprint import fingerprint
+from shared.fingerprint import fingerprint, owned
 from shared.jobs import (
     RECORD_VERSION,
     SEEDS,
@@ -94,6 +94,15 @@ def again(
     today = {"model": entry.id, "model_digest": entry.digest}
     specs = (image.render.spec.model_copy(update=today) for image in old.images)
     return Submission(job, [_order(spec, entry) for spec in specs], idempotency)
+
+
+def scoped(submission: Submission, scope: Literal["shared", "owner"]) -> Submission:
+    """The submission with its renders where its owner, or everybody, finds them."""
+    if scope == "shared":
+        return submission
+    owner = submission.job.owner
+    orders = [replace(o, fingerprint=owned(o.fingerprint, owner)) for o in submission.orders]
+    return replace(submission, orders=orders)
 
 
 def verification(

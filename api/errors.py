@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Any
 from urllib.parse import quote
 
@@ -18,6 +19,7 @@ from starlette.exceptions import HTTPException
 
 from api.codes import CODES, kind_of
 from shared import errors
+from shared.store.values import WINDOW_S, Rate
 
 CHALLENGE = {"WWW-Authenticate": "Bearer"}  # every 401 says how to answer it
 _PLAIN = "".join(chr(code) for code in range(32, 127) if chr(code) != "%")
@@ -72,6 +74,8 @@ def problem_of(error: Exception) -> Problem:
             return _misread(error)
         case HTTPException():
             return _http(error)
+        case errors.TryLater():
+            return _later(error)
     for kind, (status, code, headers) in _CORE.items():
         if isinstance(error, kind):
             return Problem(status, code, str(kind()), headers=dict(headers))
@@ -83,7 +87,6 @@ _CORE: dict[type[errors.FarmError], tuple[int, str, dict[str, str]]] = {
     errors.StoreRefuses: (503, "store_unavailable", {"Retry-After": "10"}),
     errors.StoreUnavailable: (503, "store_unavailable", {"Retry-After": "2"}),
     errors.ResultsUnavailable: (503, "store_unavailable", {"Retry-After": "2"}),
-    errors.QueueFull: (503, "queue_full", {"Retry-After": "10"}),
     errors.IdempotencyConflict: (422, "idempotency_key_reused", {}),
     errors.JobNotFound: (404, "job_not_found", {}),
     errors.JobGone: (410, "job_gone", {}),
@@ -93,6 +96,31 @@ _CORE: dict[type[errors.FarmError], tuple[int, str, dict[str, str]]] = {
     errors.SignatureWrong: (401, "invalid_api_key", CHALLENGE),
     errors.UrlExpired: (403, "url_expired", {}),
 }
+
+
+_LATER: dict[type[errors.TryLater], tuple[int, str]] = {
+    errors.QueueFull: (503, "queue_full"),
+    errors.RateExceeded: (429, "rate_limit_exceeded"),
+    errors.QuotaExceeded: (429, "quota_exceeded"),
+}
+LONGEST_S = 60  # clients ignore a longer Retry-After, or give up
+
+
+def _later(error: errors.TryLater) -> Problem:
+    status, code = _LATER[type(error)]
+    wait_s = LONGEST_S if error.retry_after_s is None else ceil(error.retry_after_s)
+    headers = {"Retry-After": str(min(max(wait_s, 1), LONGEST_S)), **rate_headers(error.rate)}
+    return Problem(status, code, str(error), headers=headers)
+
+
+def rate_headers(rate: Rate | None) -> dict[str, str]:
+    """`RateLimit` and its policy, as the IETF's draft has them; none where there is no limit."""
+    if rate is None:
+        return {}
+    return {
+        "RateLimit-Policy": f'"submit";q={rate.limit};w={WINDOW_S}',
+        "RateLimit": f'"submit";r={rate.remaining};t={ceil(rate.reset_s)}',
+    }
 
 
 def _misread(error: RequestValidationError) -> Problem:
@@ -127,13 +155,21 @@ def respond(request: Request, problem: Problem) -> JSONResponse:
 
 def problem_body(request: Request, problem: Problem) -> dict[str, Any]:
     state = request.state
+    body = described(problem, request.url.path, state.request_id)
+    if job_id := getattr(state, "job_id", None):
+        body["job_id"] = job_id
+    return body
+
+
+def described(problem: Problem, instance: str | None, request_id: str) -> dict[str, Any]:
+    """The body of every fault; `instance` is the path that was asked, where one was understood."""
     body: dict[str, Any] = {
         "type": f"/errors#{problem.code}",
         "title": kind_of(problem.code).title,
         "status": problem.status,
         "detail": problem.detail,
-        "instance": request.url.path,
-        "request_id": state.request_id,
+        "instance": instance,
+        "request_id": request_id,
         "error": {
             "message": problem.detail,
             "type": kind_of(problem.code).type,
@@ -141,8 +177,6 @@ def problem_body(request: Request, problem: Problem) -> dict[str, Any]:
             "code": problem.code,
         },
     }
-    if job_id := getattr(state, "job_id", None):
-        body["job_id"] = job_id
     if problem.faults:
         body["errors"] = [fault.shown() for fault in problem.faults]
     return body

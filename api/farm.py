@@ -12,10 +12,12 @@ from fastapi import Request
 from prometheus_client import CollectorRegistry
 from ulid import ULID
 
-from api.auth import Keys, Owner
+from api.audit import Audit
 from api.drain import Drain
 from api.fetching import Fetcher
+from api.keyring import KeyRing
 from api.links import links
+from api.owner import Owner
 from api.watch import Watch
 from shared.errors import JobGone, JobNotFound, Unavailable
 from shared.jobs import Job
@@ -42,7 +44,8 @@ class Farm:
     catalog: Catalog
     hosts: Hosts  # whom webhooks may reach besides the public internet
     fetcher: Fetcher
-    keys: Keys
+    keys: KeyRing
+    audit: Audit
     signer: Signer
     registry: CollectorRegistry
     metrics: ApiMetrics

@@ -11,7 +11,7 @@ import json
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,7 +24,7 @@ from api.live import Live
 from shared.errors import StoreUnavailable
 from shared.events import PING, POSITION, PROGRESS, Event, Passing, read_event
 from shared.store.port import JobStore
-from shared.store.values import Pulse
+from shared.store.values import Pulse, WorkerStatus
 
 T = TypeVar("T")
 log = logging.getLogger("api")
@@ -104,7 +104,7 @@ class Topic:
         for watcher in self.watchers:
             watcher.hear(said)
 
-    def look(self, pulse: Pulse | None) -> None:
+    def look(self, pulse: Pulse | None, workers: Sequence[WorkerStatus] = ()) -> None:
         """None: the job is gone."""
         self.over = pulse is None or pulse.open == 0
         for watcher in self.watchers:

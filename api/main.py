@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from functools import partial
 from threading import Thread
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import uvicorn
 
 from api.app import create_app
 from api.auth import refuse_open_door
+from api.connections import BoundedConnection, allow_files
 from api.drain import DrainingServer
 from api.live import RedisLive
 from shared import logs
 from shared.models import load_catalog
+from shared.owners import open_office
 from shared.results import open_results
 from shared.settings import Settings, load_settings
 from shared.store import open_store
@@ -31,13 +35,15 @@ GRACE_S = 30
 
 def build(settings: Settings) -> FastAPI:
     """The application on the real parts. Raises SettingsError, ModelError."""
-    refuse_open_door(settings)
+    office = open_office(settings)
+    refuse_open_door(settings, office.keys)
     return create_app(
         settings,
         open_store(settings),
         open_results(settings),
         load_catalog(settings.models_file, settings.default_model),
         open_live=lambda: RedisLive(settings.redis_address),
+        office=office,
     )
 
 
@@ -50,8 +56,10 @@ def serve(settings: Settings) -> None:
     app = build(settings)
     farm: Farm = app.state.farm
     Thread(target=report, args=(farm.store, log), name="check", daemon=True).start()
+    allow_files(settings.max_connections)
     config = uvicorn.Config(
         app,
+        http=bounded(settings),
         host=settings.host,
         port=settings.port,
         log_config=None,
@@ -62,6 +70,17 @@ def serve(settings: Settings) -> None:
         timeout_graceful_shutdown=GRACE_S,
     )
     DrainingServer(config, farm.drain, farm.watch.leave).run()
+
+
+def bounded(settings: Settings) -> type[asyncio.Protocol]:
+    """How uvicorn makes each connection."""
+    protocol = partial(
+        BoundedConnection,
+        request_timeout_s=settings.request_timeout_s,
+        max_connections=settings.max_connections,
+    )
+    # uvicorn calls it and asks no more of it
+    return cast("type[asyncio.Protocol]", protocol)
 
 
 def __getattr__(name: str) -> FastAPI:

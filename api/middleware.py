@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ulid import ULID
 
 from api.errors import Problem, problem_of, respond
+from api.headers import secure
 from shared import logs
 from shared.metrics import ApiMetrics
 
@@ -28,9 +29,11 @@ class RequestLog:
     URLs are logged as templates: a query string may hold a signature.
     """
 
-    def __init__(self, app: ASGIApp, metrics: ApiMetrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: ApiMetrics, *, https: bool = False) -> None:
+        """`https`: clients reach the farm by that alone."""
         self._app = app
         self._metrics = metrics
+        self._https = https
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -39,13 +42,16 @@ class RequestLog:
         request, begun = Request(scope), time.perf_counter()
         given = request.headers.get("x-request-id", "")
         request.state.request_id = given if _REQUEST_ID.fullmatch(given) else f"req_{ULID()}"
+        logs.request_id.set(request.state.request_id)  # this task is the request's own
         status = _CLIENT_LEFT
 
         async def named(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                _name(MutableHeaders(scope=message), request)
+                headers = MutableHeaders(scope=message)
+                _name(headers, request)
+                secure(headers, https=self._https)
             await send(message)
 
         try:
@@ -86,7 +92,6 @@ class RequestLog:
 
 def _name(headers: MutableHeaders, request: Request) -> None:
     headers["X-Request-Id"] = request.state.request_id
-    headers["X-Content-Type-Options"] = "nosniff"
     if job_id := getattr(request.state, "job_id", None):
         headers["X-Job-Id"] = job_id
 

@@ -13,6 +13,7 @@ Schema = dict[str, Any]
 TAGS = {
     "jobs": "Order images, look, fetch, cancel.",
     "files": "Pictures by signed URL.",
+    "webhooks": "Who is told of jobs: the secret, what became of deliveries, another try.",
     "inputs": "Pictures to start from, kept for later orders.",
     "OpenAI": "The Images API of OpenAI's clients, also without `/v1`.",
     "image bytes": "One picture as the answer, as Hugging Face's clients want it.",

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fastapi import Request
 
-from api.auth import Owner
+from api.door import scoped
+from api.errors import rate_headers
 from api.farm import Farm
+from api.limits import check
+from api.owner import Owner
 from shared.store.values import Submission, Submitted
 
 
@@ -16,19 +21,29 @@ def take(
 
     `owner` is who asks; where an admin orders for another, the job's owner pays and no limit holds.
     The headers are `RateLimit-Policy`, `RateLimit` and `Idempotent-Replayed`, each where it applies;
-    `Location` is the dialect's own. Raises Problem with its `Retry-After` while draining, when a
-    limit or the queue is full, and when the key does not allow it; IdempotencyConflict,
-    StoreUnavailable.
+    `Location` is the dialect's own. Raises Problem 400, 403 and 503 (draining); TryLater, which
+    `api.errors` makes a 429 or 503 with `Retry-After`; IdempotencyConflict, StoreUnavailable.
     """
     farm.drain.refuse_orders()
-    submitted = farm.store.submit(submission)
+    submitted = farm.store.submit(allowed(farm, owner, submission))
     request.state.job_id = submitted.job.id
     _count(farm, submitted)
-    return submitted, _headers(submitted)
+    if not submitted.replayed:  # only a retry or a verification is ordered for another
+        what = "job.retried" if submitted.job.retries else "job.verified"
+        farm.audit.upon_another(request, owner, what, submitted.job)
+    replayed = {"Idempotent-Replayed": "true"} if submitted.replayed else {}
+    return submitted, rate_headers(submitted.rate) | replayed
 
 
-def _headers(submitted: Submitted) -> dict[str, str]:
-    return {"Idempotent-Replayed": "true"} if submitted.replayed else {}
+def allowed(farm: Farm, owner: Owner, submission: Submission) -> Submission:
+    """The submission as the store takes it, or foresees it: with its owner's limits and weight.
+
+    Raises Problem 400 and 403.
+    """
+    if owner.grant and owner.name == submission.job.owner:
+        check(owner.grant, submission)
+        submission = replace(submission, limits=owner.limits, weight=owner.grant.weight)
+    return scoped(submission, farm.settings.cache_scope)
 
 
 def _count(farm: Farm, submitted: Submitted) -> None:

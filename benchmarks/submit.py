@@ -55,8 +55,10 @@ def bare(url: str) -> FastAPI:
 
 
 @contextmanager
-def serving(url: str, durability: str | None, folder: Path) -> Iterator[int]:
-    """A server process of its own; its port."""
+def serving(
+    url: str, durability: str | None, folder: Path, bare: str = "benchmarks.submit"
+) -> Iterator[int]:
+    """A server process of its own, the farm's API or the module `bare`; its port."""
     port = free_port()
     env = {k: v for k, v in os.environ.items() if not k.startswith(PREFIX)}
     env |= {
@@ -64,7 +66,7 @@ def serving(url: str, durability: str | None, folder: Path) -> Iterator[int]:
         "FARM_LOG_LEVEL": "ERROR", "FARM_API_DRAIN_S": "0", "FARM_MAX_QUEUE": "100000000",
         "FARM_DURABILITY": durability or "off", "FARM_DEFAULT_MODEL": "tiny",
     }  # fmt: skip
-    command = ["-m", "cli.main", "api"] if durability else ["-m", "benchmarks.submit", "--bare"]
+    command = ["-m", "cli.main", "api"] if durability else ["-m", bare, "--bare"]
     process = subprocess.Popen([sys.executable, *command], env=env)
     try:
         yield port

@@ -8,10 +8,10 @@ from collections.abc import Iterable
 
 import click
 
-from cli.settings import overridden
+from cli.settings import with_own_redis
 from shared import gc as collector
 from shared.errors import SettingsError
-from shared.settings import Settings, load_settings
+from shared.settings import load_settings
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _AGE = re.compile(r"(\d{1,9})([smhdw])")
@@ -49,7 +49,7 @@ def gc(retention_s: int | None, yes: bool) -> None:
     from shared.results.inputs import Inputs
     from shared.store import open_store
 
-    settings = _with_own_redis(load_settings())
+    settings = with_own_redis(load_settings())
     if retention_s is None:
         retention_s = settings.result_retention_s or None
     store, results = open_store(settings), open_results(settings)
@@ -66,14 +66,6 @@ def gc(retention_s: int | None, yes: bool) -> None:
     click.echo(f"{'deleted' if yes else 'would go'}: {len(unused)} inputs")
     if not yes:
         click.echo("nothing was deleted; --yes deletes")
-
-
-def _with_own_redis(settings: Settings) -> Settings:
-    """A farm of `renderfarm up` has its Redis in the data folder, unless another is named."""
-    from deploy.embedded import kept_url
-
-    own = None if "redis_url" in settings.model_fields_set else kept_url(settings.data_dir)
-    return overridden(settings, redis_url=own)
 
 
 def _tell(what: str, found: Iterable[collector.Waste]) -> None:

@@ -28,6 +28,8 @@ COMMANDS = {
     "poison": "cli.poison",
     "gc": "cli.gc",
     "workers": "cli.workers",
+    "keys": "cli.keys",
+    "audit": "cli.audit",
     "models": "cli.models",
     "settings": "cli.settings",
     "api": "cli.parts",

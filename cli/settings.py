@@ -19,6 +19,14 @@ def overridden(settings: Settings, **options: object) -> Settings:
     return load_settings(given | over)
 
 
+def with_own_redis(settings: Settings) -> Settings:
+    """A farm of `renderfarm up` has its Redis in the data folder, unless another is named."""
+    from deploy.embedded import kept_url
+
+    own = None if "redis_url" in settings.model_fields_set else kept_url(settings.data_dir)
+    return overridden(settings, redis_url=own)
+
+
 @click.command()
 @click.option("--values", is_flag=True, help="Show what is in force now; secrets stay hidden.")
 def settings(values: bool) -> None:

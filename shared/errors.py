@@ -11,7 +11,11 @@
     │   │   ├── StoreRefuses          it answers, but takes nothing: full, read-only, forbidden
     │   │   └── NotDurable            it took the order, but did not confirm that it stays
     │   └── ResultsUnavailable    the result store (S3 or a folder)
-    ├── QueueFull             the model's queue holds as many renders as it may
+    ├── TryLater              nothing is wrong but the moment
+    │   ├── QueueFull             the model's queue holds as many renders as it may
+    │   ├── RateExceeded          the owner's key allows so many orders a minute
+    │   └── QuotaExceeded         the owner has as much work queued as the key allows
+    ├── KeyNotFound           no key has this id
     ├── NotStored             only stored pictures were wanted, and one is not
     ├── IdempotencyConflict   the key was used for another order
     ├── JobNotFound
@@ -36,6 +40,10 @@ A class's docstring is its default message.
 from __future__ import annotations
 
 import inspect
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from shared.store.values import Rate
 
 
 class FarmError(Exception):
@@ -90,8 +98,36 @@ class ResultsUnavailable(Unavailable):
     """The result store does not answer."""
 
 
-class QueueFull(FarmError):
+class TryLater(FarmError):
+    """Not now; try again later."""
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        retry_after_s: float | None = None,
+        rate: Rate | None = None,
+    ) -> None:
+        """`retry_after_s`: None where nobody can tell. `rate`: what is left of the owner's orders."""
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+        self.rate = rate
+
+
+class QueueFull(TryLater):
     """The queue is full; try again later."""
+
+
+class RateExceeded(TryLater):
+    """This is more orders a minute than your key allows."""
+
+
+class QuotaExceeded(TryLater):
+    """This is more queued work than your key allows; some of it must start first."""
+
+
+class KeyNotFound(FarmError):
+    """There is no valid key of this id; `renderfarm keys list` shows them."""
 
 
 class NotStored(FarmError):

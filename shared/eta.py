@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shared.jobs import OPEN, Job, JobImage, RenderState
-from shared.store.values import WorkerStatus
+from shared.store.values import Place, WorkerStatus, place_of
 
 
 @dataclass(slots=True, frozen=True)
@@ -46,6 +46,15 @@ def wait_s(position: int, mean_s: float, crew: Crew) -> float | None:
     return max(0.0, position - crew.idle + 0.5) * mean_s / crew.able
 
 
+def place_s(place: Place, crew: Crew) -> float | None:
+    """Seconds until the render at this place is done, to a tenth; None where nobody knows."""
+    if place.rate is None:
+        return None
+    mean_s = place.ahead_s / place.position if place.position else place.own_s
+    waiting_s = wait_s(place.position, mean_s * place.rate, crew)
+    return None if waiting_s is None else round(waiting_s + place.own_s * place.rate, 1)
+
+
 def eta_s(job: Job, crew: Crew, now: float) -> float | None:
     """Seconds until the slowest image is done; None where that is unknown of any image.
 
@@ -56,7 +65,8 @@ def eta_s(job: Job, crew: Crew, now: float) -> float | None:
         return None
     left = [_left_s(i, now) for i in job.images if i.status in OPEN and i not in waiting]
     if waiting:
-        left.append(_queued_s(max(waiting, key=lambda image: image.position or 0), crew))
+        place = place_of(max(waiting, key=lambda image: image.position or 0))
+        left.append(place_s(place, crew) if place else None)
     known = [seconds for seconds in left if seconds is not None]
     return round(max(known), 1) if known and len(known) == len(left) else None
 
@@ -65,15 +75,6 @@ def steps_done(image: JobImage) -> int:
     """The last steps are not reported once the picture is being stored."""
     finished = image.status in (RenderState.storing, RenderState.succeeded)
     return image.render.spec.steps_to_run if finished else image.render.step
-
-
-def _queued_s(image: JobImage, crew: Crew) -> float | None:
-    if image.rate is None or image.ahead_s is None:
-        return None
-    own_s, position = image.render.cost_s * image.rate, image.position or 0
-    mean_s = image.ahead_s * image.rate / position if position else own_s
-    waiting_s = wait_s(position, mean_s, crew)
-    return None if waiting_s is None else waiting_s + own_s
 
 
 def _left_s(image: JobImage, now: float) -> float | None:

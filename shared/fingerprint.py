@@ -34,6 +34,16 @@ def canonical(spec: RenderSpec) -> bytes:
     return encode({"version": VERSION, "noise": NOISE_RECIPE, **fields})
 
 
+def owned(fingerprint: str, owner: str) -> str:
+    """The name under which only this owner's orders find the render: `<fingerprint>-<32 hex>`."""
+    return f"{fingerprint}-{hashlib.sha256(owner.encode()).hexdigest()[:32]}"
+
+
+def pure(name: str) -> str:
+    """The fingerprint in a render's name, which the same order gives whoever makes it."""
+    return name.partition("-")[0]
+
+
 def encode(value: dict[str, Any]) -> bytes:
     return json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False

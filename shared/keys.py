@@ -36,7 +36,6 @@ farm:attended         zset    job -> when its queued images are canceled unless 
 farm:attach:<owner>:<h> zset  job -> when it came: unfinished jobs of one body, for a repeated request
 farm:unattended       string  when the chores last looked for jobs whose client has left
 farm:notes:<owner>    hash    what a dialect remembers of an owner: name -> value
-farm:owed             hash    owner -> how many queued renders are on his account
 farm:workers          hash    worker -> "<last seen> <ttl> <status JSON>"
 farm:death:<slot>     string  "<at> <cause>" of the last worker that died there (a week)
 farm:orders           hash    worker -> "drain": what an operator wants of it, until it is lifted
@@ -44,6 +43,15 @@ farm:unwell:<slot>    zset    token -> when a worker of this slot left because i
 farm:totals           hash    outcome -> count
 farm:serial           string  ids of tickets
 farm:secret:<name>    string  secrets that every API process must share
+farm:keys             hash    SHA-256 of an API key -> its record
+farm:keys:version     string  a new one with every change of a key
+farm:keys:used        hash    id of a key -> when it was used last, to within minutes
+farm:audit            stream  what admins did, the last 10,000 acts
+farm:submits:<owner>  string  when the owner's allowance of orders is whole again, unix seconds
+farm:owed             hash    owner -> how many queued renders are on his account
+farm:owed_ms          hash    owner -> their predicted device milliseconds
+farm:pace:pool:<pool> string  "<renders claimed per second> <when>", a mean that fades in a minute
+farm:pace:owner:<o>   string  the same of one owner (ten minutes)
 render.<pool>         list    tickets: the Celery queue of one pool
 """
 
@@ -84,7 +92,6 @@ KEYS = {
     "attach": "farm:attach:",
     "unattended": "farm:unattended",
     "notes": "farm:notes:",
-    "owed": "farm:owed",
     "workers": "farm:workers",
     "death": "farm:death:",
     "orders": "farm:orders",
@@ -92,6 +99,14 @@ KEYS = {
     "totals": "farm:totals",
     "serial": "farm:serial",
     "secret": "farm:secret:",
+    "keys": "farm:keys",
+    "keys_version": "farm:keys:version",
+    "used": "farm:keys:used",
+    "audit": "farm:audit",
+    "submits": "farm:submits:",
+    "owed": "farm:owed",
+    "owed_ms": "farm:owed_ms",
+    "pace": "farm:pace:",
     "queue": "render.",
 }
 

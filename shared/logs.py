@@ -1,4 +1,5 @@
-"""One line per event: JSON for machines, words for people. Passwords in URLs never get through."""
+"""One line per event: JSON for machines, words for people. Passwords in URLs and API keys never get
+through."""
 
 from __future__ import annotations
 
@@ -6,7 +7,11 @@ import json
 import logging
 import re
 import time
+from contextvars import ContextVar
 from typing import Any
+
+# Every line of a request bears its id, in whatever thread or library it is written.
+request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {
     "message",
@@ -15,6 +20,7 @@ _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {
     "color_message",
 }
 _PASSWORD = re.compile(r"(://[^/\s:@]*):[^\s/]+@")  # to the last @: clients of Redis read it so
+_KEY = re.compile(r"\brf_[A-Za-z0-9_-]{43}")  # an API key of ours, see shared/owners/keys.py
 _WATCHED = ("httpx2", "httpcore2", "botocore", "boto3", "urllib3", "kombu", "celery", "asyncio")
 
 
@@ -33,7 +39,7 @@ def event(log: logging.Logger, action: str, level: int = logging.INFO, /, **fiel
 
 
 def redact(text: str) -> str:
-    return _PASSWORD.sub(r"\1:***@", text)
+    return _KEY.sub("rf_***", _PASSWORD.sub(r"\1:***@", text))
 
 
 class _Json(logging.Formatter):
@@ -71,7 +77,8 @@ class _Text(logging.Formatter):
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    return {k: v for k, v in vars(record).items() if k not in _PLAIN and v is not None}
+    known = {"request_id": request_id.get(), **vars(record)}
+    return {k: v for k, v in known.items() if k not in _PLAIN and v is not None}
 
 
 def _rfc3339(seconds: float) -> str:

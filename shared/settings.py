@@ -80,7 +80,26 @@ class Settings(BaseModel):
     trust_proxy: bool = knob(False, "Believe `X-Forwarded-Proto` and `X-Forwarded-Host`")
     api_keys: SecretStr = knob(
         SecretStr(""),
-        "Keys as `owner:key`, separated by spaces; `owner:key:admin` may see every job. None: open, on loopback only",
+        "Keys as `owner:key`, separated by spaces; `owner:key:admin` may see every job. `renderfarm keys add` makes others. None at all: open, on loopback only",
+    )
+    api_keys_file: Path | None = knob(
+        None,
+        "A file of keys, read again when it changes: `owner:key[:admin]` on each line, or TOML; docs/owners.md has both",
+    )
+    submits_per_min: int = knob(
+        60, "Orders a minute of an owner whose key does not say; 0: no limit", ge=0, le=1_000_000
+    )
+    max_queued: int = knob(
+        200, "Queued renders of an owner whose key does not say; 0: no limit", ge=0
+    )
+    max_queued_gpu_s: float = knob(
+        0.0,
+        "Predicted device seconds of the queued renders of an owner whose key does not say; 0: no limit",
+        ge=0,
+    )
+    cache_scope: Literal["shared", "owner"] = knob(
+        "shared",
+        "`owner`: no order is answered with, or joins, a render of another owner; a change leaves what is stored behind",
     )
     allow_open: bool = knob(False, "Serve without keys on an address that is not loopback")
     signing_secret: SecretStr | None = knob(
@@ -104,6 +123,10 @@ class Settings(BaseModel):
     unknown_model: Literal["default", "reject"] = knob(
         "default", "What the OpenAI dialect makes of a model's name that this farm does not know"
     )
+    list_aliases: bool = knob(
+        False,
+        "`GET /models` lists each alias as a model of its own, for clients that choose from that list",
+    )
     edit_strength: float = knob(
         0.8, "How much an OpenAI edit may change its picture, where it does not say", gt=0, le=1
     )
@@ -123,6 +146,12 @@ class Settings(BaseModel):
         5.0,
         "After SIGTERM the API refuses new orders but answers polls and files for so long before it stops listening",
         ge=0,
+    )
+    request_timeout_s: float = knob(
+        60.0, "A request that has not arrived as a whole by then is cut off; 0: never", ge=0
+    )
+    max_connections: int = knob(
+        10_000, "Most open connections of one API process; further ones get 503", ge=1
     )
     webhook_allow_hosts: str = knob(
         "",
@@ -167,7 +196,7 @@ class Settings(BaseModel):
     )
     unwell_failures: int = knob(
         3,
-        "A worker leaves, to be started again, after so many failed renders in a row; 0: never",
+        "After so many failed renders in a row a worker tests itself, and leaves, to be started again, if that fails too; 0: never",
         ge=0,
     )
     max_rss_mb: int = knob(

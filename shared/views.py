@@ -15,6 +15,7 @@ from shared.answers import (
     WebhookView,
 )
 from shared.eta import Crew, eta_s, steps_done
+from shared.fingerprint import pure
 from shared.jobs import FINAL, Job, JobImage, RenderState
 from shared.links import CONTENT_TYPES, Links
 
@@ -79,7 +80,7 @@ def image_view(job: Job, image: JobImage, links: Links) -> ImageView:
         index=image.index,
         seed=render.spec.seed,
         status=image.status,
-        fingerprint=render.fingerprint,
+        fingerprint=pure(render.fingerprint),
         cached=image.cached,
         attempt=render.attempt,
         progress=StepsView(step=steps_done(image), steps=render.spec.steps_to_run),

@@ -19,6 +19,8 @@ from api.live import Deaf, MemoryLive
 from shared.errors import ResultGone
 from shared.jobs import Failure, StoredResult
 from shared.models import Catalog, ModelEntry
+from shared.owners import Office, office_in_memory
+from shared.owners.keys import Grant, make
 from shared.settings import Settings
 from shared.store.memory import MemoryJobStore
 from shared.store.port import JobStore
@@ -90,11 +92,21 @@ class Farm:
     settings: Settings = field(default_factory=Settings)
     store: Any = field(default_factory=MemoryJobStore)
     results: Any = field(default_factory=FakeResults)
+    office: Office = field(default_factory=office_in_memory)
     app: FastAPI = field(init=False)
 
     def __post_init__(self) -> None:
         live = partial(MemoryLive, self.store) if isinstance(self.store, MemoryJobStore) else Deaf
-        self.app = create_app(self.settings, self.store, self.results, CATALOG, open_live=live)
+        self.app = create_app(
+            self.settings, self.store, self.results, CATALOG, open_live=live, office=self.office
+        )
+
+    def key(self, owner: str, **grant: Any) -> str:
+        """A new key in the store."""
+        text, key = make(Grant(owner=owner, **grant), now=0.0)
+        self.office.keys.add(key)
+        self.app.state.farm.keys._copy.read_at = float("-inf")  # seen at once, not in a moment
+        return text
 
     def client(self, key: str | None = None) -> TestClient:
         headers = {"Authorization": f"Bearer {key}"} if key else {}

@@ -8,10 +8,13 @@ import uvicorn
 
 
 @contextmanager
-def serving(app):
+def serving(app, **options):
+    """`options` are uvicorn's."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error", ws="none", lifespan="off"))
+        server = uvicorn.Server(
+            uvicorn.Config(app, **{"log_level": "error", "ws": "none", "lifespan": "off"} | options)
+        )
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
         try:

@@ -21,7 +21,7 @@ SECRET = "a vixen nobody else knows of"  # the prompt of the owner's job
 ORDER = {"prompt": SECRET, "seed": 1, "width": 64, "height": 64}
 PLACES = {
     "model_id": "tiny", "index": "0", "extension": "png", "render_id": "no-render",
-    "name": "worker-0", "sha256": "a1" * 32,
+    "name": "worker-0", "deployment": "tiny", "sha256": "a1" * 32,
 }  # fmt: skip
 
 
@@ -61,6 +61,34 @@ LINES = {
     # inputs: what of whose is asked in tests/unit/test_api_inputs.py
     "POST /inputs": keyed(400),
     "GET /inputs/{sha256}": keyed(404),
+    # dialects: orders without a prompt, so that nobody waits; what they draw has tests of its own
+    "OPTIONS /images/generations": free(204),
+    "POST /images/generations": keyed(400, body={}),
+    "POST /images/edits": keyed(415, body={}),
+    "POST /images/variations": keyed(415, body={}),
+    "POST /openai/deployments/{deployment:path}/images/generations": keyed(400, body={}),
+    "POST /openai/deployments/{deployment:path}/images/edits": keyed(415, body={}),
+    "POST /txt2img": keyed(400, body={}),
+    "POST /sdapi/v1/txt2img": keyed(400, body={"width": "x"}),
+    "POST /sdapi/v1/img2img": keyed(400, body={"width": "x"}),
+    "POST /sdapi/v1/interrupt": keyed(),
+    "POST /sdapi/v1/png-info": keyed(400, body={}),
+    "POST /sdapi/v1/options": keyed(body={}),
+    "GET /sdapi/v1/options": keyed(),
+    "GET /sdapi/v1/progress": keyed(),
+    **{
+        f"GET /sdapi/v1/{name}": keyed()
+        for name in (
+            "sd-models",
+            "samplers",
+            "schedulers",
+            "upscalers",
+            "latent-upscale-modes",
+            "sd-vae",
+            "sd-modules",
+            "loras",
+        )
+    },
     # models
     "GET /models": keyed(),
     "GET /models/{model_id:path}": keyed(),
@@ -73,6 +101,7 @@ LINES = {
     "GET /poison": for_admin(),
     "POST /poison/{render_id}/retry": for_admin(404),
     "DELETE /poison/{render_id}": for_admin(404),
+    "GET /audit": for_admin(),
     "GET /queue": keyed(),
     "GET /workers": for_admin(),
     "POST /workers/{name:path}/drain": for_admin(),
@@ -81,6 +110,6 @@ LINES = {
     "GET /": free(),
     "GET /web": free(query="/app.js"),
     "GET /docs": free(),
-    "GET /docs/oauth2-redirect": free(),
+    "GET /docs/assets": free(query="/swagger-ui.css"),
     "GET /openapi.json": free(),
 }

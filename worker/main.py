@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from ulid import ULID
 
 from shared.errors import DeviceFault, FarmError
+from shared.fingerprint import pure
 from shared.images import PictureInfo
 from shared.keys import queue_name
 from shared.logs import event, setup
@@ -152,7 +153,7 @@ def _work(
     def describe(claim: Claim, picture: Picture) -> PictureInfo:
         return PictureInfo.of(
             claim.spec,
-            claim.fingerprint,
+            pure(claim.fingerprint),
             random_weights=entry.random_weights,
             profile=picture.profile,
         )

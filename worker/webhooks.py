@@ -27,7 +27,7 @@ from shared.webhooks import GONE, TIMEOUT_S, body_of, new_secret, pause_s, signe
 
 log = logging.getLogger("farm.webhooks")
 SLOTS = 64  # attempts under way in one process; each has a thread of its own
-LEASE_S = 2 * TIMEOUT_S
+LEASE_S = TIMEOUT_S + 5.0  # looking a name up may outlast it: then there are two tries, of one id
 LOOK_S = 0.25
 AWAY_S = 1.0  # between looks while the store does not answer
 

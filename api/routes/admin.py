@@ -1,25 +1,27 @@
-"""What only admins may do: look at poison, give it another try, or drop it."""
+"""What only admins may do: look at poison, give it another try or drop it; read the audit log."""
 
 from __future__ import annotations
 
 import time
 from contextlib import suppress
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
-from api.auth import Admin, Owner
+from api.auth import Admin
 from api.door import again
 from api.errors import Problem, responses
 from api.farm import Farm, farm_of
 from api.inputs import keep_inputs
 from api.listings import Jobs, PoisonList
+from api.owner import Owner
 from api.reading import digest_retry
 from api.routes import get
 from api.shown import seen
 from api.submitting import take
 from shared.errors import JobNotFound
+from shared.fingerprint import pure
 from shared.jobs import Job, JobStatus
 from shared.store.values import Poison
 from shared.views import rfc3339
@@ -52,6 +54,7 @@ def retry(request: Request, admin: Admin, render_id: str) -> dict[str, Any]:
     jobs = _remembered(farm, _find(farm, render_id))
     failed = (job for job in jobs if job.status is JobStatus.failed)
     fresh = [_again(request, farm, admin, old, render_id) for old in failed]
+    farm.audit.note(request, admin, "poison.retried", render_id, whose=_owners(jobs))
     request.state.job_id = None  # the answer is about many
     if all(job.done for job in jobs):  # else the others can be retried when they are
         farm.store.drop_poison(render_id)
@@ -65,9 +68,40 @@ def retry(request: Request, admin: Admin, render_id: str) -> dict[str, Any]:
     responses=responses(*_REFUSALS, "render_not_found"),
 )
 def drop(request: Request, admin: Admin, render_id: str) -> Response:
-    if not farm_of(request).store.drop_poison(render_id):
+    farm = farm_of(request)
+    if not farm.store.drop_poison(render_id):
         raise _unknown()
+    farm.audit.note(request, admin, "poison.dropped", render_id)
     return Response(status_code=204)
+
+
+@get(
+    router,
+    "/audit",
+    summary="What admins did, the newest first",
+    responses=responses(*_REFUSALS),
+)
+def audit(
+    request: Request,
+    admin: Admin,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    after: Annotated[
+        str | None,
+        Query(
+            pattern=r"^[0-9]{1,18}(-[0-9]{1,18})?$",
+            description="The last id of the page before",
+            examples=["1767610800000-0"],
+        ),
+    ] = None,
+) -> dict[str, Any]:
+    """`after`: the id of the last act that was seen."""
+    acts = farm_of(request).audit.kept.acts(limit, after)
+    data = [{"object": "act", **act.model_dump(), "at": rfc3339(act.at)} for act in acts]
+    return {"object": "list", "data": data, "has_more": len(acts) == limit}
+
+
+def _owners(jobs: list[Job]) -> str:
+    return ",".join(sorted({job.owner for job in jobs}))
 
 
 def _find(farm: Farm, render_id: str) -> Poison:
@@ -102,7 +136,7 @@ def _shown(found: Poison) -> dict[str, Any]:
     return {
         "object": "poison",
         "render": found.render_id,
-        "fingerprint": found.fingerprint,
+        "fingerprint": pure(found.fingerprint),
         "spec": found.spec.model_dump(mode="json"),
         "jobs": found.jobs,
         "owners": found.owners,

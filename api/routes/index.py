@@ -70,11 +70,13 @@ def delete(
     farm = farm_of(request)
     for name in request.query_params.keys() - {"purge"}:  # a misread option must not delete
         raise Problem(400, "unknown_field", "DELETE knows only purge", name)
-    if not farm.find(request, job_id, owner).done:
+    job = farm.find(request, job_id, owner)
+    if not job.done:
         raise JobNotFinished
     if purge:
         purge_pictures(farm.store, farm.results, job_id)
     farm.store.delete(job_id)
+    farm.audit.upon_another(request, owner, "job.deleted", job)
     return Response(status_code=204)
 
 

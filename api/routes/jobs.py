@@ -10,19 +10,20 @@ from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
 
-from api.auth import Caller, Owner
+from api.auth import Caller
 from api.door import admit, again
 from api.errors import Problem, responses
 from api.estimates import estimate
 from api.farm import Farm, farm_of
 from api.inputs import keep_inputs, receive
 from api.multipart import Body, order_body
+from api.owner import Owner
 from api.prefer import Prefer, answer
 from api.reading import digest, digest_retry, key_of, parse
 from api.routes import get
 from api.schemas import EXAMPLES, Limits, form_schema, schema
 from api.shown import shown
-from api.submitting import take
+from api.submitting import allowed, take
 from shared.answers import EstimateView, JobView
 from shared.jobs import Job
 from shared.store.values import Submission
@@ -52,9 +53,10 @@ _BODY = {
             "invalid_json", "invalid_value", "missing_field", "unknown_field", "invalid_size",
             "conflicting_fields", "model_not_found", "unsupported_for_model", "invalid_image",
             "webhook_url_not_allowed",
-            "inputs_busy", "invalid_idempotency_key", "missing_api_key", "invalid_api_key", "body_too_large",
-            "unsupported_media_type", "idempotency_key_reused", "draining", "queue_full",
-            "store_unavailable",
+            "inputs_busy", "invalid_idempotency_key", "missing_api_key", "invalid_api_key",
+            "scope_missing", "priority_not_allowed", "body_too_large", "unsupported_media_type",
+            "idempotency_key_reused", "rate_limit_exceeded", "quota_exceeded", "draining",
+            "queue_full", "store_unavailable",
         ),
     },
 )  # fmt: skip
@@ -82,7 +84,9 @@ async def submit(
         return admit(order, entry, owner, now=now, idempotency=replay, given=given, base=base)
 
     if dry_run:
-        estimated = await run_in_threadpool(lambda: estimate(farm, submission()))
+        estimated = await run_in_threadpool(
+            lambda: estimate(farm, allowed(farm, owner, submission()))
+        )
         return Response(estimated.model_dump_json(), media_type="application/json")
     return await taken(request, farm, owner, submission)
 
@@ -95,7 +99,12 @@ async def submit(
         200: {"model": JobView},
         304: {"description": "Nothing changed"},
         **responses(
-            "missing_api_key", "invalid_api_key", "job_not_found", "job_gone", "store_unavailable"
+            "missing_api_key",
+            "invalid_api_key",
+            "scope_missing",
+            "job_not_found",
+            "job_gone",
+            "store_unavailable",
         ),
     },
 )
@@ -115,7 +124,7 @@ async def look(request: Request, owner: Caller, job_id: str, prefer: Prefer = No
     responses={
         200: {"model": JobView},
         **responses(
-            "missing_api_key", "invalid_api_key", "job_not_found", "job_gone",
+            "missing_api_key", "invalid_api_key", "scope_missing", "job_not_found", "job_gone",
             "job_already_finished", "store_unavailable",
         ),
     },
@@ -123,7 +132,9 @@ async def look(request: Request, owner: Caller, job_id: str, prefer: Prefer = No
 def cancel(request: Request, owner: Caller, job_id: str) -> Response:
     farm = farm_of(request)
     farm.find(request, job_id, owner)
-    return shown(request, farm, farm.store.cancel(job_id), 200, {})
+    job = farm.store.cancel(job_id)
+    farm.audit.upon_another(request, owner, "job.canceled", job)
+    return shown(request, farm, job, 200, {})
 
 
 @router.post(
@@ -135,8 +146,9 @@ def cancel(request: Request, owner: Caller, job_id: str) -> Response:
         202: {"model": JobView, "description": "A new job; `retries` names the old one"},
         **responses(
             "model_not_found", "invalid_idempotency_key", "missing_api_key", "invalid_api_key",
-            "job_not_found", "job_gone", "job_not_finished", "job_already_finished",
-            "idempotency_key_reused", "draining", "queue_full", "store_unavailable",
+            "scope_missing", "job_not_found", "job_gone", "job_not_finished",
+            "job_already_finished", "idempotency_key_reused", "rate_limit_exceeded",
+            "quota_exceeded", "draining", "queue_full", "store_unavailable",
         ),
     },
 )  # fmt: skip

@@ -27,13 +27,15 @@ _LIMITS = frozenset({"max_steps", "min_side_px", "max_side_px", "max_pixels"})
     summary="List the models",
     responses={
         200: {"model": Models},
-        **responses("missing_api_key", "invalid_api_key", "store_unavailable"),
+        **responses("missing_api_key", "invalid_api_key", "scope_missing", "store_unavailable"),
     },
 )
 def models(request: Request, owner: Caller) -> dict[str, Any]:
     farm = farm_of(request)
     workers = farm.store.workers()
     data = [_model(farm, entry, workers) for entry in farm.catalog.entries.values()]
+    if farm.settings.list_aliases:
+        data += [model | {"id": alias} for model in data for alias in model["aliases"]]
     return {"object": "list", "data": data}
 
 
@@ -43,7 +45,13 @@ def models(request: Request, owner: Caller) -> dict[str, Any]:
     summary="One model, by id or alias",
     responses={
         200: {"model": ModelView},
-        **responses("missing_api_key", "invalid_api_key", "model_not_found", "store_unavailable"),
+        **responses(
+            "missing_api_key",
+            "invalid_api_key",
+            "scope_missing",
+            "model_not_found",
+            "store_unavailable",
+        ),
     },
 )
 def model(request: Request, owner: Caller, model_id: str) -> dict[str, Any]:

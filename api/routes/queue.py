@@ -26,7 +26,7 @@ router = APIRouter(tags=["models"])
     "/queue",
     summary="What waits for each model, and what of it is yours",
     response_model=QueueView,
-    responses=responses("missing_api_key", "invalid_api_key", "store_unavailable"),
+    responses=responses("missing_api_key", "invalid_api_key", "scope_missing", "store_unavailable"),
 )
 def queue(request: Request, owner: Caller) -> Any:
     farm = farm_of(request)
@@ -74,7 +74,7 @@ def _mine(owner: Owner, backlog: Backlog) -> MineView:
     return MineView(
         queued=sum(load.queued for load in mine),
         running=sum(load.running for load in mine),
-        max_queued=None,
+        max_queued=owner.limits.max_queued or None,
     )
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from typing import Annotated
+import hashlib
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, Response
@@ -12,17 +13,18 @@ from api.auth import Caller
 from api.errors import Problem, responses
 from api.farm import Farm, farm_of
 from api.listings import ResultJson
-from api.negotiation import preferred
+from api.negotiation import preferred, unchanged
 from api.pictures import picture, whole
 from api.routes import get
 from api.shown import shown
 from shared import images
 from shared.answers import JobView
-from shared.jobs import OPEN, Job, JobImage, RenderState
+from shared.jobs import OPEN, Job, JobImage, RenderState, StoredResult
 from shared.links import CONTENT_TYPES
 
 router = APIRouter(tags=["jobs"])
 _JSON = "application/json"
+_VARIES = {"Cache-Control": "private, no-cache", "Vary": "Accept"}
 
 
 @get(
@@ -39,7 +41,7 @@ _JSON = "application/json"
         206: {"description": "The bytes that `Range` asked for"},
         304: {"description": "Nothing changed"},
         **responses(
-            "missing_api_key", "invalid_api_key", "job_not_found", "job_gone", "image_not_found",
+            "missing_api_key", "invalid_api_key", "scope_missing", "job_not_found", "job_gone", "image_not_found",
             "not_acceptable", "result_gone", "job_failed", "job_canceled", "job_expired",
             "invalid_range", "store_unavailable",
         ),
@@ -60,29 +62,39 @@ def result(
         raise Problem(404, "image_not_found", f"the job has {len(job.images)} images", "index")
     image = job.images[index]
     if image.status in OPEN:
-        return shown(request, farm, job, 202, {})
+        return shown(request, farm, job, 202, dict(_VARIES))
     if image.status is not RenderState.succeeded or image.render.result is None:
         raise without_picture(image)
     kind = next(kind for kind, media in CONTENT_TYPES.items() if media == media_type)
-    headers = {"Cache-Control": "private, no-cache", "Vary": "Accept"}
-    return picture(request, farm, job, image, image.render.result, kind, headers)
+    return picture(request, farm, job, image, image.render.result, kind, dict(_VARIES))
 
 
 def _all(request: Request, farm: Farm, job: Job) -> Response:
     """Every picture there is, in the order's format, once the job is done."""
     if not job.done:
-        return shown(request, farm, job, 202, {})
+        return shown(request, farm, job, 202, dict(_VARIES))
     found = [(i, i.render.result) for i in job.images if i.status is RenderState.succeeded]
-    if not found:
+    pictures = [(image, stored) for image, stored in found if stored]
+    if not pictures:
         raise without_picture(job.images[0])
+    headers = {**_VARIES, "ETag": _etag(job, [stored for _, stored in pictures])}
+    if unchanged(request.headers, headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    entries = [_entry(farm, job, image, stored) for image, stored in pictures]
+    return JSONResponse({"images": entries}, headers=headers)
+
+
+def _entry(farm: Farm, job: Job, image: JobImage, stored: StoredResult) -> dict[str, Any]:
     kind, compression = job.input["output_format"], job.input["output_compression"]
-    entries = []
-    for image, stored in found:
-        if stored is not None:
-            data = images.convert(whole(farm, image, stored), kind, compression)
-            text = base64.b64encode(data).decode()
-            entries.append({"index": image.index, "seed": image.render.spec.seed, "b64_json": text})
-    return JSONResponse({"images": entries}, headers={"Vary": "Accept"})
+    data = images.convert(whole(farm, image, stored), kind, compression)
+    text = base64.b64encode(data).decode()
+    return {"index": image.index, "seed": image.render.spec.seed, "b64_json": text}
+
+
+def _etag(job: Job, pictures: list[StoredResult]) -> str:
+    parts = [job.input["output_format"], str(job.input["output_compression"])]
+    named = " ".join([*parts, *(stored.sha256 for stored in pictures)])
+    return f'"{hashlib.sha256(named.encode()).hexdigest()}"'
 
 
 def without_picture(image: JobImage) -> Problem:

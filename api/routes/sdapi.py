@@ -31,7 +31,7 @@ from shared.store.values import Submission
 router = APIRouter(prefix="/sdapi/v1", tags=["A1111"])
 JsonBody = Annotated[bytes, Depends(json_body)]
 CHECKPOINT, NEWEST = "sd_model_checkpoint", "a1111_job"  # what is noted of an owner
-_ACCESS = ("missing_api_key", "invalid_api_key", "store_unavailable")
+_ACCESS = ("missing_api_key", "invalid_api_key", "scope_missing", "store_unavailable")
 _ORDER = (
     *_ACCESS, "invalid_json", "invalid_value", "missing_field", "invalid_size", "model_not_found",
     "unsupported_for_model", "invalid_image", "job_canceled", "job_expired", "body_too_large",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
@@ -105,8 +106,7 @@ def _taken(
     request: Request, farm: Farm, owner: Owner, submission: Submission, headers: dict[str, str]
 ) -> Response:
     """The job, which nobody holds."""
-    job_only = Submission(submission.job, submission.orders, submission.idempotency)
-    taken, more = take(request, farm, owner, job_only)
+    taken, more = take(request, farm, owner, replace(submission, attendance=None))
     headers |= more | {
         "Location": farm.links(request).job(taken.job.id),
         "Preference-Applied": "respond-async",

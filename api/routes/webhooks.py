@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
@@ -11,8 +11,8 @@ from api.auth import Caller
 from api.errors import Problem, responses
 from api.farm import farm_of
 from api.routes import get
-from shared.store.outbox import Delivered, event_of
-from shared.views import rfc3339
+from api.webhooks import DeliveriesView, DeliveryView, MessageView, SecretView, delivery_view
+from shared.store.outbox import Delivered
 from shared.webhooks import new_secret
 
 router = APIRouter(tags=["webhooks"])
@@ -26,7 +26,7 @@ _JOB = (*_KEY, "job_not_found", "job_gone")
     summary="What your webhooks are signed with",
     responses=responses(*_KEY),
 )
-def secret(request: Request, response: Response, owner: Caller) -> dict[str, Any]:
+def secret(request: Request, response: Response, owner: Caller) -> SecretView:
     signing = farm_of(request).store.webhook_secrets(owner.name, new_secret())
     return _secret(response, signing)
 
@@ -36,7 +36,7 @@ def secret(request: Request, response: Response, owner: Caller) -> dict[str, Any
     summary="Take a new secret; the old one signs too for a day",
     responses=responses(*_KEY),
 )
-def rotate(request: Request, response: Response, owner: Caller) -> dict[str, Any]:
+def rotate(request: Request, response: Response, owner: Caller) -> SecretView:
     signing = farm_of(request).store.webhook_secrets(owner.name, new_secret(), rotate=True)
     return _secret(response, signing)
 
@@ -47,10 +47,10 @@ def rotate(request: Request, response: Response, owner: Caller) -> dict[str, Any
     summary="What became of a job's webhooks",
     responses=responses(*_JOB),
 )
-def deliveries(request: Request, owner: Caller, job_id: str) -> dict[str, Any]:
+def deliveries(request: Request, owner: Caller, job_id: str) -> DeliveriesView:
     farm = farm_of(request)
     job = farm.find(request, job_id, owner)
-    return {"object": "list", "data": [_shown(one) for one in farm.store.deliveries(job.id)]}
+    return DeliveriesView(data=[delivery_view(one) for one in farm.store.deliveries(job.id)])
 
 
 @router.post(
@@ -64,13 +64,31 @@ def redeliver(
     owner: Caller,
     job_id: str,
     delivery: Annotated[str | None, Query(description="Its id; absent: the newest")] = None,
-) -> dict[str, Any]:
+) -> DeliveryView:
     farm = farm_of(request)
     job = farm.find(request, job_id, owner)
     chosen = _chosen(farm.store.deliveries(job.id), delivery)
     if chosen is None or not farm.store.redeliver(job.id, chosen.name):
         raise Problem(404, "delivery_not_found", "the job has no such delivery", "delivery")
-    return _shown(_chosen(farm.store.deliveries(job.id), chosen.id) or chosen)
+    return delivery_view(_chosen(farm.store.deliveries(job.id), chosen.id) or chosen)
+
+
+# For the OpenAPI document: not routes of ours, but what a receiver's must take.
+messages = APIRouter(tags=["webhooks"])
+
+
+@messages.post(
+    "webhook",
+    status_code=204,
+    summary="An event of a job",
+    response_description="Heard: any 2xx will do",
+    responses={
+        "410": {"description": "Never send this again"},
+        "default": {"description": "Sent again later"},
+    },
+)
+def message(body: MessageView) -> None:
+    """One URL gets all events that its order asked for; `docs/webhooks.md` has the headers."""
 
 
 def _chosen(found: list[Delivered], delivery: str | None) -> Delivered | None:
@@ -78,24 +96,6 @@ def _chosen(found: list[Delivered], delivery: str | None) -> Delivered | None:
     return fitting[-1] if fitting else None
 
 
-def _secret(response: Response, signing: list[str]) -> dict[str, Any]:
+def _secret(response: Response, signing: list[str]) -> SecretView:
     response.headers["Cache-Control"] = "no-store"
-    return {"object": "webhook_secret", "secret": signing[0], "signatures": len(signing)}
-
-
-def _shown(found: Delivered) -> dict[str, Any]:
-    event, index = event_of(found.name)
-    return {
-        "object": "delivery",
-        "id": found.id,
-        "job": found.job_id,
-        "type": event,
-        "index": index,
-        "status": found.state,
-        "created_at": rfc3339(found.at),
-        "next_try_at": None if found.due_at is None else rfc3339(found.due_at),
-        "attempts": [
-            {"at": rfc3339(one.at), "status": one.status, "error": one.error, "ms": one.ms}
-            for one in found.attempts
-        ],
-    }
+    return SecretView(secret=signing[0], signatures=len(signing))

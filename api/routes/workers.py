@@ -40,6 +40,7 @@ def drain(request: Request, admin: Admin, name: str) -> dict[str, Any]:
     if found is None:
         raise _unknown()
     farm.store.drain(name)
+    farm.audit.note(request, admin, "worker.drained", name)
     return _shown(farm, found)
 
 
@@ -54,6 +55,7 @@ def release(request: Request, admin: Admin, name: str) -> dict[str, Any]:
     found, lifted = _find(farm, name), farm.store.lift(name)
     if found is None and not lifted:
         raise _unknown()
+    farm.audit.note(request, admin, "worker.released", name)
     return _shown(farm, found) if found else {"id": name}
 
 

@@ -59,15 +59,21 @@ function showModel() {
   $("sizes").replaceChildren(...[`${width}x${height}`, wide, tall].map((size) => new Option(size)));
 }
 
+// A form where a picture goes along, else JSON.
 function readOrder() {
+  const said = [...new FormData(form)].filter(([, value]) => value !== "" && value.size !== 0);
+  if (said.some(([, value]) => value instanceof File)) {
+    const body = new FormData();
+    for (const [name, value] of said) body.append(name, value);
+    return { body };
+  }
   const order = {};
-  for (const [name, text] of new FormData(form)) {
-    if (text === "") continue;
+  for (const [name, text] of said) {
     // What is no number goes as it is: the farm says what is wrong with it.
     const isNumber = form.elements[name].type === "number" && Number.isFinite(Number(text));
     order[name] = isNumber ? Number(text) : text;
   }
-  return order;
+  return { headers: { "Content-Type": "application/json" }, body: JSON.stringify(order) };
 }
 
 async function submit(event) {
@@ -76,11 +82,7 @@ async function submit(event) {
   const button = form.querySelector("button[type=submit]");
   button.disabled = true;
   try {
-    const job = await call("jobs", {
-      method: "POST",
-      headers: { "Content-Type": "application/json" },
-      body: JSON.stringify(readOrder()),
-    });
+    const job = await call("jobs", { method: "POST", ...readOrder() });
     remember(job.id);
     follow(job);
   } catch (error) {
@@ -97,6 +99,8 @@ function showProblem(error) {
     const name = (pointer || "").replace("#/", "");
     const field = form.elements[name];
     if (!field || !$(`${name}-fault`)) continue;
+    const fold = field.closest("details");
+    if (fold) fold.open = true;
     field.setAttribute("aria-invalid", "true");
     field.setAttribute("aria-describedby", `${name}-fault`);
     $(`${name}-fault`).textContent = detail;

@@ -19,7 +19,7 @@ from shared.results.port import Kept
 
 PIECE_BYTES = 256 * 1024
 
-_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}(?:-[0-9a-f]{32})?")  # with an owner: cache_scope=owner
 _TOKEN = re.compile(r"[0-9A-Za-z]{1,40}")
 _OBJECT = re.compile(
     rf"renders/(?P<fingerprint>{_FINGERPRINT.pattern})/(?P<token>{_TOKEN.pattern})\.(?P<ending>png|json)"

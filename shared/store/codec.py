@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
+from shared.errors import IdempotencyConflict, NotStored, QueueFull
 from shared.jobs import (
     RECORD_VERSION,
     Dropped,
@@ -18,6 +19,7 @@ from shared.jobs import (
     StoredResult,
     Verdict,
 )
+from shared.store.limits import too_much, too_often
 from shared.store.values import (
     Claim,
     Delayed,
@@ -25,7 +27,9 @@ from shared.store.values import (
     Order,
     Outcome,
     Poison,
+    Rate,
     Submission,
+    Submitted,
     WorkerStatus,
 )
 
@@ -64,6 +68,11 @@ def encode_submission(submission: Submission, weight: float, max_queue: int) -> 
         "priority": job.priority,
         "weight": weight,
         "max_queue": max_queue,
+        "limits": {
+            "per_min": submission.limits.submits_per_min,
+            "queued": submission.limits.max_queued,
+            "queued_ms": submission.limits.max_queued_gpu_s * 1000,
+        },
         "bypass": job.cache == "bypass",
         "previews": job.input.get("partial_images", 0),
         "version": RECORD_VERSION,
@@ -82,6 +91,35 @@ def encode_submission(submission: Submission, weight: float, max_queue: int) -> 
     if submission.attendance:
         fields["attendance"] = asdict(submission.attendance)
     return fields
+
+
+def decode_submitted(submission: Submission, answer: list[Any]) -> Submitted:
+    """Raises what the answer says: QueueFull, RateExceeded, QuotaExceeded, InvalidOrder or
+    IdempotencyConflict.
+    """
+    how, *said = answer
+    match how:
+        case "conflict":
+            raise IdempotencyConflict
+        case "not_stored":
+            raise NotStored
+        case "full":
+            raise QueueFull(retry_after_s=_known(said[0]))
+    limits = submission.limits
+    left, reset_s = said[-2:]
+    rate = None if left < 0 else Rate(limits.submits_per_min, left, float(reset_s))
+    match how:
+        case "limited":
+            raise too_often(float(said[0]), rate)
+        case "quota":
+            wait_s, what, needed = said[:3]
+            raise too_much(limits, what, float(needed), _known(wait_s), rate)
+    seen, hits, attached, made = said[:4]
+    return Submitted(decode_job(seen), how == "replayed", hits, attached, made, rate)
+
+
+def _known(wait_s: str) -> float | None:
+    return None if float(wait_s) < 0 else float(wait_s)
 
 
 def _encode_order(order: Order) -> dict[str, Any]:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from math import ceil
+
 from shared.errors import IdempotencyConflict, NotStored, QueueFull
 from shared.jobs import FINAL, LEASED, Render, RenderState
 from shared.store.attendance import Attendances
 from shared.store.ledger import Entry, JobEntry, Ledger
+from shared.store.limits import Tempo, too_much
 from shared.store.queries import Forecast, Way
-from shared.store.values import (
-    WEIGHTS,
-    Order,
-    Submission,
-    Submitted,
-)
+from shared.store.values import WEIGHTS, Order, Owed, Submission, Submitted
 
 
 class Desk:
@@ -21,6 +21,7 @@ class Desk:
     def __init__(self, ledger: Ledger, max_queue: int, attendances: Attendances) -> None:
         self._ledger = ledger
         self._max_queue = max_queue
+        self.tempo = Tempo(ledger.now)
         self._attendances = attendances
         self.idempotency: dict[tuple[str, str], tuple[str, str]] = {}
 
@@ -29,31 +30,38 @@ class Desk:
         if earlier := self._replay(submission):
             return earlier
         if job.id in self._ledger.jobs:
-            return Submitted(self._ledger.snapshot(job.id))
+            return self._known(job.id, submission)
         if earlier := self._attach(submission):
             return earlier
+        whole_at = self.tempo.next_whole_at(job.owner, submission.limits)
         answers = [self._answering(order, job.cache == "bypass") for order in orders]
         if submission.stored_only and not all(a and a.render.state in FINAL for a in answers):
             raise NotStored
         self._refuse_when_full(orders, answers)
+        self._refuse_beyond_quota(submission, answers)
+        self.tempo.whole_at[job.owner] = whole_at
         entry = self._remember(submission)
         self._ledger.history.emit(job.id, "job.queued")
         tally = {"hit": 0, "attached": 0, "new": 0}
         for index, (order, answer) in enumerate(zip(orders, answers, strict=True)):
-            how = self._wait_for(entry, index, order, answer)
+            how = self._wait_for(entry, index, order, answer, submission.weight)
             tally[how] += 1
         if tally["hit"] == len(orders):
             self._ledger.history.emit(job.id, "job.succeeded")
         if submission.attendance and not self._ledger.snapshot(job.id).done:
             self._attendances.hold(job.id, job.owner, submission.attendance)
-        return Submitted(
-            self._ledger.snapshot(job.id), False, tally["hit"], tally["attached"], tally["new"]
-        )
+        taken = self._known(job.id, submission)
+        return replace(taken, hits=tally["hit"], attached=tally["attached"], made=tally["new"])
+
+    def _known(self, job_id: str, submission: Submission, *, replayed: bool = False) -> Submitted:
+        rate = self.tempo.rate(submission.job.owner, submission.limits)
+        return Submitted(self._ledger.snapshot(job_id), replayed=replayed, rate=rate)
 
     def foresee(self, submission: Submission) -> Forecast:
         """What the order would meet. Changes nothing."""
         job, ledger = submission.job, self._ledger
-        pool, weight = submission.orders[0].spec.pool, WEIGHTS[job.priority]
+        pool = submission.orders[0].spec.pool
+        weight = WEIGHTS[job.priority] * submission.weight
         pending = map(ledger.renders.__getitem__, ledger.pending())
         queue = [entry for entry in pending if entry.render.pool == pool]
         rate, tag = ledger.rates.get(pool), ledger.start_tag(pool, f"{job.owner}:{job.priority}")
@@ -73,7 +81,10 @@ class Desk:
                 places.append((len(ahead), sum(ahead)))
         last, ahead_s = max(places, default=(None, 0.0))
         first = min(places)[0] if places else None
-        return Forecast(tuple(ways), first, last, ahead_s, rate, len(queue))
+        mine = ledger.owed().get(job.owner, Owed())
+        return Forecast(
+            tuple(ways), first, last, ahead_s, rate, len(queue), mine.renders, mine.gpu_s
+        )
 
     def _replay(self, submission: Submission) -> Submitted | None:
         if not submission.idempotency:
@@ -97,7 +108,7 @@ class Desk:
     def _join(self, job_id: str, submission: Submission) -> Submitted:
         if by := submission.attendance:
             self._attendances.attend(job_id, by.client, by.gone_s)
-        return Submitted(self._ledger.snapshot(job_id), replayed=True)
+        return self._known(job_id, submission, replayed=True)
 
     def _answering(self, order: Order, bypass: bool) -> Entry | None:
         entry = self._ledger.renders.get(self._ledger.current.get(order.fingerprint, ""))
@@ -105,10 +116,28 @@ class Desk:
             return None
         return entry if entry.render.state in FINAL or entry.wanted else None
 
-    def _refuse_when_full(self, orders: object, answers: list[Entry | None]) -> None:
+    def _refuse_when_full(self, orders: Sequence[Order], answers: list[Entry | None]) -> None:
         new = sum(answer is None for answer in answers)
-        if new and len(self._ledger.pending()) + new > self._max_queue:
-            raise QueueFull
+        over = len(self._ledger.pending()) + new - self._max_queue
+        if new and over > 0:
+            wait_s = self.tempo.drained_in_s(f"pool:{orders[0].spec.pool}", over)
+            raise QueueFull(retry_after_s=wait_s)
+
+    def _refuse_beyond_quota(self, submission: Submission, answers: list[Entry | None]) -> None:
+        limits, owner = submission.limits, submission.job.owner
+        fresh = [o for o, answer in zip(submission.orders, answers, strict=True) if answer is None]
+        owed = self._ledger.owed().get(owner, Owed())
+        rate = self.tempo.rate(owner, limits)
+        over = owed.renders + len(fresh) - limits.max_queued
+        if fresh and limits.max_queued and over > 0:
+            wait_s = self.tempo.drained_in_s(f"owner:{owner}", over)
+            raise too_much(limits, "renders", len(fresh), wait_s, rate)
+        more_s = sum(self._ledger.gpu_ms(order) for order in fresh) / 1000
+        over_s = owed.gpu_s + more_s - limits.max_queued_gpu_s
+        if fresh and limits.max_queued_gpu_s and over_s > 0:
+            each_s = max(owed.gpu_s, 1e-3) / max(owed.renders, 1)
+            wait_s = self.tempo.drained_in_s(f"owner:{owner}", ceil(over_s / each_s))
+            raise too_much(limits, "gpu_s", more_s, wait_s, rate)
 
     def _remember(self, submission: Submission) -> JobEntry:
         job, now = submission.job, self._ledger.now()
@@ -117,8 +146,11 @@ class Desk:
         self._ledger.jobs[job.id] = entry = JobEntry(stamped, [], set())
         return entry
 
-    def _wait_for(self, job: JobEntry, index: int, order: Order, answer: Entry | None) -> str:
-        flow, weight = f"{job.job.owner}:{job.job.priority}", WEIGHTS[job.job.priority]
+    def _wait_for(
+        self, job: JobEntry, index: int, order: Order, answer: Entry | None, weight: float
+    ) -> str:
+        flow = f"{job.job.owner}:{job.job.priority}"
+        weight *= WEIGHTS[job.job.priority]
         charge = order.cost_s * self._ledger.rates.get(order.spec.pool, 1.0) / weight
         entry = answer or self._new_render(order, job.job.cache == "bypass")
         job.renders.append(entry.render.id)
@@ -132,6 +164,7 @@ class Desk:
             if answer:
                 self._ledger.refund(entry)
             self._ledger.enqueue(entry, flow, charge)
+            entry.gpu_ms = self._ledger.gpu_ms(order)
         entry.wanted += 1
         entry.previews = max(entry.previews, job.job.input.get("partial_images", 0))
         entry.waiters.add((job.job.id, index))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import floor
 
 from shared.errors import JobNotFound
 from shared.events import PROGRESS
@@ -26,6 +27,8 @@ from shared.store.values import (
     Death,
     Delayed,
     Moved,
+    Order,
+    Owed,
 )
 
 
@@ -39,6 +42,7 @@ class Entry:
     flow: str = ""
     tag: float = 0.0
     charge: float = 0.0
+    gpu_ms: int = 0  # what it adds to its owner's account while it is queued
     token: str | None = None
     slot: str | None = None
     lease_until: float = 0.0
@@ -108,6 +112,18 @@ class Ledger:
         pool = entry.render.pool
         entry.tag, entry.flow, entry.charge = self.start_tag(pool, flow), flow, charge
         self.flows[pool, flow] = entry.tag + charge
+
+    def gpu_ms(self, order: Order) -> int:
+        return floor(order.cost_s * self.rates.get(order.spec.pool, 1.0) * 1000 + 0.5)
+
+    def owed(self) -> dict[str, Owed]:
+        """What each owner has queued; the owner of a render's flow pays for it."""
+        queued = [e for e in self.renders.values() if e.render.state is RenderState.queued]
+        accounts: dict[str, Owed] = {}
+        for owner in sorted({entry.flow.rpartition(":")[0] for entry in queued}):
+            mine = [entry for entry in queued if entry.flow.rpartition(":")[0] == owner]
+            accounts[owner] = Owed(len(mine), sum(entry.gpu_ms for entry in mine) / 1000)
+        return accounts
 
     def refund(self, entry: Entry) -> None:
         key = (entry.render.pool, entry.flow)

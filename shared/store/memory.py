@@ -36,6 +36,7 @@ from shared.store.values import (
     Hold,
     Moved,
     Outcome,
+    Owed,
     Poison,
     PoolStats,
     Standing,
@@ -115,6 +116,8 @@ class MemoryJobStore(MemoryAttendance, MemoryEvents, MemoryIndex, MemoryOutbox, 
                 self._ledger.count("idle")
                 return None
             entry = self._ledger.renders[waiting[0]]
+            self._desk.tempo.quicken(f"pool:{pool}")
+            self._desk.tempo.quicken(f"owner:{entry.flow.rpartition(':')[0]}")
             self._ledger.vtime[pool] = max(self._ledger.vtime.get(pool, 0.0), entry.tag)
             now = self._now()
             entry.token, entry.slot, entry.lease_until = token, slot, now + lease_s
@@ -325,6 +328,10 @@ class MemoryJobStore(MemoryAttendance, MemoryEvents, MemoryIndex, MemoryOutbox, 
         if self._now() - status.last_seen_at > ttl_s:
             known["state"] = "lost"
         return status.model_copy(update=known)
+
+    def owed(self) -> dict[str, Owed]:
+        with self._lock:
+            return self._ledger.owed()
 
     def stats(self) -> Stats:
         with self._lock:

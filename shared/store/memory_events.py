@@ -32,7 +32,8 @@ class MemoryEvents:
         images = self._ledger.snapshot(job_id).images
         ranks = [image.position for image in images if image.position is not None]
         unfinished = sum(image.status in OPEN for image in images)
-        return Pulse(len(self._ledger.history.all(job_id)), unfinished, min(ranks, default=None))
+        told = len(self._ledger.history.all(job_id))
+        return Pulse(told, unfinished, min(ranks, default=None))
 
     def preview(self, render_id: str, token: str, number: int, picture: bytes) -> None:
         def message(job: JobEntry, index: int) -> str | None:

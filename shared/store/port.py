@@ -20,6 +20,7 @@ from shared.store.values import (
     Hold,
     Moved,
     Outcome,
+    Owed,
     Poison,
     Pulse,
     Standing,
@@ -37,7 +38,8 @@ class JobStore(Outbox, Protocol):
         """Take the whole job in one step: replay, cache, single-flight, pending, tickets, record.
 
         When it returns the job is as safe as the store was told to make it. Raises QueueFull,
-        IdempotencyConflict, NotStored, and NotDurable: it may have been taken, but nobody promises that it
+        RateExceeded and QuotaExceeded by the limits of the submission, InvalidOrder where these
+        could never allow it, NotStored, IdempotencyConflict, and NotDurable: it may have been taken, but nobody promises that it
         stays; the same order with the same idempotency key is safe. O(n log queued).
         """
 
@@ -227,6 +229,11 @@ class JobStore(Outbox, Protocol):
         """Every worker heard of within an hour, by name."""
 
     def stats(self) -> Stats: ...
+
+    def owed(self) -> dict[str, Owed]:
+        """What each owner has queued. He pays whose flow the render is in: who ordered it first, or
+        who was nearer to the head of the queue since. O(owners).
+        """
 
     def secret(self, name: str, proposal: str) -> str:
         """The farm's secret of this name: `proposal` if there is none yet."""

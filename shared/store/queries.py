@@ -82,6 +82,8 @@ class Forecast:
     ahead_s: float
     rate: float | None  # measured / predicted device seconds
     queued: int  # renders of anybody
+    mine: int  # of them on the owner's account
+    mine_gpu_s: float  # predicted, by the measured rate
 
 
 @dataclass(slots=True, frozen=True)

@@ -45,9 +45,10 @@ class RedisIndex:
 
     @translated
     def foresee(self, submission: Submission) -> Forecast:
-        weight = WEIGHTS[submission.job.priority]
+        weight = WEIGHTS[submission.job.priority] * submission.weight
         fields = codec.encode_submission(submission, weight, self._config.max_queue)
-        ways, first, last, ahead_s, rate, queued = self._run("foresee", json.dumps(fields))
+        ways, first, last, ahead_s, rate, *counts = self._run("foresee", json.dumps(fields))
+        queued, mine, mine_ms = counts
         return Forecast(
             tuple(ways),
             first if first >= 0 else None,
@@ -55,6 +56,8 @@ class RedisIndex:
             float(ahead_s),
             float(rate) if rate else None,
             queued,
+            mine,
+            mine_ms / 1000,
         )
 
     @translated

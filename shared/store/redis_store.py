@@ -9,7 +9,7 @@ from typing import Any, cast
 import redis
 from redis.commands.core import Script
 
-from shared.errors import IdempotencyConflict, JobFinished, JobNotFound, NotStored, QueueFull
+from shared.errors import JobFinished, JobNotFound
 from shared.jobs import Failure, Job, RenderSpec
 from shared.keys import KEYS, queue_name
 from shared.store import codec
@@ -32,6 +32,7 @@ from shared.store.values import (
     Hold,
     Moved,
     Outcome,
+    Owed,
     Poison,
     PoolStats,
     Standing,
@@ -65,16 +66,10 @@ class RedisJobStore(RedisAttendance, RedisEvents, RedisIndex, RedisOutbox, Redis
     @_translated
     def submit(self, submission: Submission) -> Submitted:
         job = submission.job
-        fields = codec.encode_submission(submission, WEIGHTS[job.priority], self._config.max_queue)
+        weight = WEIGHTS[job.priority] * submission.weight
+        fields = codec.encode_submission(submission, weight, self._config.max_queue)
         answer = self._durable.run(self._scripts["submit"], json.dumps(fields))
-        if answer[0] == "full":
-            raise QueueFull
-        if answer[0] == "conflict":
-            raise IdempotencyConflict
-        if answer[0] == "not_stored":
-            raise NotStored
-        how, seen, hits, attached, made = answer
-        return Submitted(codec.decode_job(seen), how == "replayed", hits, attached, made)
+        return codec.decode_submitted(submission, answer)
 
     @_translated
     def get(self, job_id: str) -> Job:
@@ -258,6 +253,14 @@ class RedisJobStore(RedisAttendance, RedisEvents, RedisIndex, RedisOutbox, Redis
             leases=leases,
             totals={outcome: int(count) for outcome, count in totals.items()},
         )
+
+    @_translated
+    def owed(self) -> dict[str, Owed]:
+        pipe = self._redis.pipeline(transaction=True)
+        pipe.hgetall(KEYS["owed"])
+        pipe.hgetall(KEYS["owed_ms"])
+        renders, ms = pipe.execute()
+        return {o: Owed(int(renders[o]), int(ms.get(o, 0)) / 1000) for o in sorted(renders)}
 
     @_translated
     def secret(self, name: str, proposal: str) -> str:

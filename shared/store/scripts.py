@@ -10,7 +10,7 @@ from shared.keys import KEYS
 from shared.settings import Settings
 from shared.store.durable import Wanted
 from shared.store.outbox import LANE_MOST, LOG_MOST, OWNER_MOST
-from shared.store.values import ATTACH_S, UNWELL_S
+from shared.store.values import ATTACH_S, PACE_S, UNWELL_S, WINDOW_S
 
 TICKETS_MAX = 16  # each claim tops up for the next, so a few invite any number of workers
 IDEMPOTENCY_S = 86_400
@@ -69,5 +69,6 @@ def prelude(config: StoreConfig) -> str:
         f"local MAX_RETRIES, RETRY_PAUSE_S = {config.max_retries}, {config.retry_pause_s}; "
         f"local LANE_MOST, OWNER_MOST, LOG_MOST = {LANE_MOST}, {OWNER_MOST}, {LOG_MOST}; "
         f"local RETENTION_S, IDEMPOTENCY_S = {config.retention_s}, {IDEMPOTENCY_S}; "
-        f"local DEATH_S, UNWELL_S, ATTACH_S = {DEATH_S}, {UNWELL_S}, {ATTACH_S}\n"
+        f"local DEATH_S, UNWELL_S, ATTACH_S = {DEATH_S}, {UNWELL_S}, {ATTACH_S}; "
+        f"local WINDOW_S, PACE_S = {WINDOW_S}, {PACE_S}\n"
     )

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from shared.jobs import Failure, Job, Record, RenderSpec, StoredResult, Verdict
+from shared.jobs import Failure, Job, JobImage, Record, RenderSpec, StoredResult, Verdict
 
 WEIGHTS = {"high": 4.0, "normal": 1.0, "low": 0.25}
 Hold = Literal["held", "cancel", "lost"]
 # Why a worker died, as far as anybody knows; `worker_lost` is all that is left to say.
 Cause = Literal["worker_lost", "container_memory", "device_fault", "deaf", "unwell"]
+WINDOW_S = 60  # of the limit on orders
+PACE_S = 60  # the speed of a queue is a mean over about so long
 ATTACH_S = 120.0  # so long a repeated request is answered with a job that has succeeded
 UNWELL_S = 3600  # how long it is remembered that a worker left because it was unwell
 
@@ -54,6 +56,9 @@ class OwnerLimits:
     max_queued_gpu_s: float = 0.0  # predicted
 
 
+NO_LIMITS = OwnerLimits()
+
+
 @dataclass(slots=True, frozen=True)
 class Submission:
     """A job without images, and what to make for it; `idempotency` is (key, hash of the body).
@@ -67,7 +72,7 @@ class Submission:
     idempotency: tuple[str, str] | None = None
     attendance: Attendance | None = None
     stored_only: bool = False  # refuse it unless every picture is stored already
-    limits: OwnerLimits = OwnerLimits()
+    limits: OwnerLimits = NO_LIMITS
     weight: float = 1.0
 
 
@@ -78,6 +83,14 @@ class Rate:
     limit: int
     remaining: int
     reset_s: float
+
+
+@dataclass(slots=True, frozen=True)
+class Owed:
+    """What an owner has queued: renders, and their predicted device seconds."""
+
+    renders: int = 0
+    gpu_s: float = 0.0
 
 
 @dataclass(slots=True, frozen=True)
@@ -150,6 +163,25 @@ class Delayed:
 
     number: int  # 1 = the first
     pause_s: float
+
+
+@dataclass(slots=True, frozen=True)
+class Place:
+    """Where a render stands in its pool's queue. Work is in predicted device seconds."""
+
+    pool: str
+    position: int  # 0 = next
+    ahead_s: float  # of the renders before it
+    own_s: float
+    rate: float | None  # measured / predicted; None: nothing measured yet
+
+
+def place_of(image: JobImage) -> Place | None:
+    """Only the last queued image of a job has one."""
+    render = image.render
+    if image.position is None or image.ahead_s is None:
+        return None
+    return Place(render.pool, image.position, image.ahead_s, render.cost_s, image.rate)
 
 
 @dataclass(slots=True, frozen=True)

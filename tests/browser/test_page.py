@@ -11,7 +11,7 @@ import pytest
 import uvicorn
 
 from shared.settings import Settings
-from tests.api_kit import LARGE, Farm, worker
+from tests.api_kit import LARGE, Farm, draw, worker
 
 pytestmark = pytest.mark.browser
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -245,3 +245,29 @@ def test_the_reference_of_all_routes_comes_from_this_farm_alone(browser, site):
     assert [url for url in asked if not url.startswith((site.url, "data:"))] == []
     assert complaints == []
     page.context.close()
+
+
+def test_an_order_may_start_from_a_picture(site, page):
+    page.get_by_label("Prompt", exact=True).fill("the same in snow")
+    page.get_by_text("Start from a picture").click()
+    start = {"name": "start.png", "mimeType": "image/png", "buffer": draw(64, 48, 5)}
+    page.get_by_label("Picture").set_input_files(start)
+    page.get_by_label("Strength").fill("0.35")
+    page.get_by_label("Seed").fill("7")
+    page.get_by_role("button", name="Render").click()
+
+    expect(page.get_by_role("article")).to_have_count(1)
+    taken = site.farm.claim()
+    assert (taken.spec.strength, taken.spec.seed) == (0.35, 7)
+    assert taken.spec.init_image_sha256
+
+
+def test_a_picture_that_is_none_is_refused_at_its_field(site, page):
+    page.refusals_expected = 1
+    page.get_by_label("Prompt", exact=True).fill("the same in snow")
+    page.get_by_text("Start from a picture").click()
+    file = {"name": "start.png", "mimeType": "image/png", "buffer": b"no picture"}
+    page.get_by_label("Picture").set_input_files(file)
+    page.get_by_role("button", name="Render").click()
+
+    expect(page.locator("#init_image-fault")).to_contain_text("PNG, JPEG or WebP")

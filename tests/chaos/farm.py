@@ -138,6 +138,8 @@ class ChaosFarm(Door):
             "FARM_MODELS_FILE": str(self.folder / "models.toml"),
             "FARM_MODEL_CACHE_DIR": str(self.folder.parent / "models"),
             "FARM_API_KEYS": " ".join(f"{owner}:{key_of(owner)}" for owner in OWNERS),
+            "FARM_SUBMITS_PER_MIN": "0",  # the load is bounded by its own plan
+            "FARM_MAX_QUEUED": "0",
             "FARM_DEVICE": "cpu",
             "FARM_LEASE_S": "2",
             "FARM_DRAIN_S": "5",

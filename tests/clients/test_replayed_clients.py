@@ -24,14 +24,14 @@ from tests.painting import painting
 SMALL = {"width": 64, "height": 64}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def farm() -> Iterator[Farm]:
     farm = Farm(Settings(api_keys="alice:k1"))
     with painting(farm):
         yield farm
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def client(farm: Farm) -> TestClient:
     return farm.client()
 

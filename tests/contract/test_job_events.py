@@ -230,17 +230,22 @@ def test_events_after_one_are_the_later_ones_and_an_unknown_one_is_none(farm: He
 def test_the_pulse_says_how_far_jobs_are(farm: Heard) -> None:
     store = farm.store
     first, second = (store.submit(submission(seed=10 * k, n=2)).job for k in (1, 2))
-    assert store.pulse([first.id, "job_nothing", second.id]) == {
-        first.id: Pulse(1, 2, first.images[0].position),
-        second.id: Pulse(1, 2, min(i.position for i in second.images if i.position is not None)),
-    }
+    beat = store.pulse([first.id, "job_nothing", second.id])
+    assert beat == {job.id: pulse_of(1, store.get(job.id)) for job in (first, second)}
 
     store.cancel(first.id)
 
     assert store.pulse([first.id, second.id]) == {
-        first.id: Pulse(4, 0, None), second.id: Pulse(1, 2, 0),
+        first.id: Pulse(4, 0, None), second.id: pulse_of(1, store.get(second.id)),
     }  # fmt: skip
     assert store.pulse([]) == {}
+
+
+def pulse_of(events: int, job: Job) -> Pulse:
+    """What a look at a job of two queued images says."""
+    first, last = sorted(job.images, key=lambda image: image.position or 0)
+    assert last.position == (first.position or 0) + 1
+    return Pulse(events, 2, first.position)
 
 
 def test_events_are_told_as_they_are_stored_and_steps_only_pass(farm: Heard) -> None:

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx2
+import pytest
 from PIL import Image
 
 from shared.images import read_info
@@ -17,6 +18,7 @@ from tests.e2e.farm import RunningFarm
 from tests.waiting import wait_until
 
 FOX = {"prompt": "a red fox", "size": "64x64", "steps": 2}
+pytestmark = pytest.mark.xdist_group("e2e")  # it shares the farm
 SLOW = {"prompt": "a red fox", "size": "512x512", "steps": 100}  # half a minute: cancel it
 GENERATIONS = "/v1/images/generations"
 

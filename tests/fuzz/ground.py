@@ -29,6 +29,8 @@ class Ground:
             redis_url=redis_url,
             durability="off",
             api_keys=f"root:{KEY}:admin",
+            submits_per_min=0,
+            max_queued=0,
             sync_wait_s=0.3,
             max_wait_s=1,
         )

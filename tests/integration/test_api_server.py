@@ -14,6 +14,8 @@ from starlette.testclient import TestClient
 
 import api.main
 from shared.errors import SettingsError
+from shared.owners import open_office
+from shared.owners.keys import Grant, make
 from shared.settings import Settings, environment
 
 STARTED = re.compile(r"http://127\.0\.0\.1:(\d+)")
@@ -77,9 +79,24 @@ def test_a_served_farm_lives_while_redis_is_away(tmp_path):
     assert (ready.status_code, ready.json()["checks"]["redis"]) == (503, False)
 
 
-def test_the_root_refuses_an_open_door(tmp_path):
-    with pytest.raises(SettingsError, match="FARM_ALLOW_OPEN"):
-        api.main.build(Settings(host="0.0.0.0", data_dir=tmp_path))
+def test_the_root_refuses_an_open_door(redis_server, tmp_path):
+    settings = Settings(host="0.0.0.0", data_dir=tmp_path, redis_url=redis_server)
+
+    with pytest.raises(SettingsError, match="renderfarm keys add"):
+        api.main.build(settings)
+    open_office(settings).keys.add(make(Grant(owner="alice"), now=0.0)[1])
+    api.main.build(settings)
+
+
+def test_a_door_that_may_have_keys_starts_closed(tmp_path):
+    """Redis is away, so nobody knows whether there are keys: nobody comes in."""
+    settings = Settings(redis_url="redis://127.0.0.1:1/0", host="0.0.0.0", data_dir=tmp_path)
+
+    client = TestClient(api.main.build(settings), "http://10.0.0.7")
+
+    for headers in ({}, {"X-API-Key": "rf_anything"}):
+        answer = client.get("/models", headers=headers)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "store_unavailable")
 
 
 def test_the_application_is_made_when_it_is_asked_for():

@@ -400,3 +400,17 @@ def test_a_preview_becomes_a_small_jpeg() -> None:
         assert (picture.format, picture.size) == ("JPEG", (512, 256))
     with Image.open(io.BytesIO(jpeg(bytes(4 * 8 * 3), 4, 8))) as picture:
         assert picture.size == (16, 32)
+
+
+def test_where_weights_come_and_go_the_picture_is_the_same(engine: Any, settings: Settings) -> None:
+    spec = order(mask_image_sha256="b2" * 32)
+    moved = load(ENTRY, settings, "cpu")
+    moved._pipe.enable_model_cpu_offload(device="cpu")
+
+    moved.warm_up()
+    seen: list[int] = []
+    previews = Previews(2, lambda number, *_: seen.append(number))
+
+    picture = moved.render(spec, on_step, given(mask()), previews)
+    assert picture.rgb == engine.render(spec, on_step, given(mask())).rgb
+    assert seen == [0, 1]

@@ -16,6 +16,9 @@ from api.live import RedisLive
 from deploy.ports import free_port
 from shared.errors import StoreRefuses, StoreUnavailable
 from shared.jobs import JobStatus
+from shared.owners import open_office
+from shared.owners.keys import Grant, make
+from shared.owners.port import Act
 from shared.settings import Settings
 from shared.store import open_store
 from shared.store.address import connect
@@ -178,6 +181,17 @@ def test_the_documented_user_can_do_all_that_the_farm_does(limited: str) -> None
     assert (store.workers(), store.stats().leases) == ([], 0)
     assert "no_promise" in [fault.code for fault in store.faults()]  # the test's server: everysec
     assert tickets(settings) >= 1
+    office = open_office(settings)
+    key = make(Grant(owner="alice"), now=0.0)[1]
+    office.keys.add(key)
+    office.keys.used(key.id, 1.0)
+    office.keys.rotate(key.id, make(key, now=1.0)[1], 2.0)
+    office.keys.revoke(key.id, 2.0)
+    found = office.keys.read()
+    assert found
+    assert len(found.keys) == 2
+    office.audit.record(Act(actor="root", what="worker.drained", target="w"))
+    assert [act.target for act in office.audit.acts()] == ["w"]
 
 
 @pytest.mark.parametrize("command", ["FLUSHALL", "KEYS *", "CONFIG SET maxmemory 1", "SHUTDOWN",

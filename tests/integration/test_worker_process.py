@@ -231,6 +231,7 @@ def test_a_worker_without_tickets_while_renders_wait_is_deaf_and_its_next_life_d
     assert '"action": "deaf"' in child.program.log.read_text()
 
 
+@pytest.mark.slow  # the watchdog's own tests have it too
 def test_an_idle_worker_without_work_is_left_alone(
     store: RedisJobStore, start: Callable[..., Process]
 ) -> None:

@@ -227,5 +227,19 @@ def test_a_dry_run_meets_a_full_queue() -> None:
     assert (response.status_code, response.json()["error"]["code"]) == (503, "queue_full")
 
 
+def test_a_dry_run_meets_the_limits_of_a_key() -> None:
+    farm = Farm(Settings(api_keys="alice:a-key", max_queued=3))
+    client = farm.client("a-key")
+    client.post("/jobs", json={**FOX, "seed": 1, "n": 2})
+
+    fits = client.post("/jobs?dry_run=true", json={**FOX, "seed": 5})
+    over = client.post("/jobs?dry_run=true", json={**FOX, "seed": 5, "n": 2})
+    stored = client.post("/jobs?dry_run=true", json={**FOX, "seed": 1, "n": 2})
+
+    assert (fits.status_code, stored.status_code) == (200, 200)
+    assert (over.status_code, over.json()["error"]["code"]) == (429, "quota_exceeded")
+    assert client.get("/queue").json()["mine"] == {"queued": 2, "running": 0, "max_queued": 3}
+
+
 def test_false_is_an_order() -> None:
     assert Farm().client().post("/jobs?dry_run=false", json=FOX).status_code == 202

@@ -6,7 +6,7 @@ import pytest
 
 from api.live import Deaf
 from shared.settings import Settings
-from tests.api_kit import Farm
+from tests.api_kit import Farm, worker
 from tests.streams import calling, until
 
 FOX = {"prompt": "a red fox", "seed": 42, "steps": 4}
@@ -169,18 +169,21 @@ def test_steps_and_previews_pass_and_are_not_told_again(farm):
 
 def test_the_place_in_the_queue_is_told_as_it_changes(farm, monkeypatch):
     monkeypatch.setattr("api.hub.TICK_S", 0.02)
+    farm.store.heartbeat(worker("busy"), 60.0)
     order(farm, seed=1)
     job = order(farm, seed=2)
 
     async def follow():
         async with calling(farm.app, f"/jobs/{job['id']}/events") as call:
             await call.until(lambda c: "job.position" in c.types())
-            farm.render()
+            farm.finish(farm.claim(), device_s=4.0)
             await call.until(lambda c: c.types().count("job.position") == 2)
             return call
 
     places = [told.data for told in asyncio.run(follow()).told() if told.type == "job.position"]
     assert [place["position"] for place in places] == [1, 0]
+    assert places[0]["eta_s"] is None, "nothing was measured yet"
+    assert places[1]["eta_s"] == 6.0, "half of the one that runs, and its own: each takes 4 s"
 
 
 def test_a_quiet_stream_is_pinged(farm, monkeypatch):

@@ -300,6 +300,19 @@ def test_json_gives_every_picture_in_base64(farm, client):
     assert [base64.b64decode(i["b64_json"]) for i in images] == pngs
 
 
+def test_json_that_the_client_has_is_not_sent_again(farm, client):
+    job = order(client, n=2)
+    path, accept = f"/jobs/{job['id']}/result", {"Accept": "application/json"}
+    farm.render(), farm.fail()
+    first = client.get(path, headers=accept)
+
+    again = client.get(path, headers=accept | {"If-None-Match": first.headers["etag"]})
+
+    assert len(first.json()["images"]) == 1
+    assert (again.status_code, again.content) == (304, b"")
+    assert first.headers["vary"] == again.headers["vary"] == "Accept"
+
+
 def test_a_type_that_cannot_be_made_is_406(farm, client):
     job = order(client)
     farm.render()

@@ -325,6 +325,7 @@ def test_openapi_describes_every_route_with_its_faults():
     assert set(document["paths"]) >= {
         "/jobs", "/jobs/{job_id}", "/jobs/{job_id}/cancel", "/jobs/{job_id}/events", "/jobs/{job_id}/result",
         "/inputs", "/inputs/{sha256}", "/jobs/{job_id}/retry", "/poison", "/poison/{render_id}", "/poison/{render_id}/retry",
+        "/audit",
         "/files/{job_id}/{index}.{extension}", "/models", "/models/{model_id}", "/healthz",
         "/readyz", "/status", "/metrics", "/errors", "/workers", "/workers/{name}/drain",
         "/workers/{name}/release", "/v1/images/generations", "/v1/images/edits",
@@ -391,3 +392,15 @@ def test_the_api_never_loads_a_model_library():
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert shown.stdout.strip() == "[]"
+
+
+def test_aliases_are_listed_where_the_operator_wants_it():
+    def names(**settings):
+        data = Farm(Settings(**settings)).client().get("/models").json()["data"]
+        return [(model["id"], model["precision"]) for model in data]
+
+    plain, all_of_them = names(), names(list_aliases=True)
+
+    assert all_of_them[: len(plain)] == plain
+    assert ("lab/tiny", dict(plain)["tiny"]) in all_of_them
+    assert len(all_of_them) == len({name for name, _ in all_of_them})

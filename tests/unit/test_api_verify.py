@@ -77,6 +77,8 @@ def test_a_verification_stores_nothing_and_has_nothing_to_fetch(
     for path in (f"/jobs/{new}/result", f"/files/{new}/0.png"):
         response = client.get(path)
         assert (response.status_code, response.json()["error"]["code"]) == (404, "image_not_found")
+    json = client.get(f"/jobs/{new}/result", headers={"Accept": "application/json"})
+    assert (json.status_code, json.json()["error"]["code"]) == (404, "image_not_found")
     again = client.post(f"/jobs/{new}/verify")
     assert (again.status_code, again.json()["error"]["code"]) == (404, "image_not_found")
     assert client.post("/jobs", json=FOX).json()["cached"], "the stored picture still answers"

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 from starlette.testclient import TestClient
 
+from api.webhooks import MessageView
 from cli.main import main
 from shared.errors import SettingsError
 from shared.settings import Settings
@@ -150,6 +151,7 @@ def test_the_log_shows_each_attempt_and_the_next(farm: Farm, client: TestClient)
     assert [a["status"] for a in sent["attempts"]] == [500, 204]  # type: ignore[attr-defined]
     assert sent["next_try_at"] is None
     secret = client.get("/webhooks/secret").json()["secret"]
+    assert MessageView.model_validate_json(receiver.got[1][1]).data.id == job_id
     told = receiver.verified(secret)[1]["data"]
     assert told["urls"]["self"] == f"http://farm.test/v1/jobs/{job_id}"
     url = told["images"][0]["url"]

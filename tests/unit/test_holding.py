@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from anyio import to_thread
 from starlette.datastructures import Headers
 from starlette.requests import Request
 
@@ -131,6 +132,21 @@ def test_a_stream_that_is_cut_leaves_no_orphan() -> None:
         assert farm.app.state.farm.watch.watchers == 0
 
     play(Settings(client_gone_s=0.1), scene)
+
+
+def test_a_hundred_waiting_clients_hold_no_thread() -> None:
+    async def scene(farm: Farm) -> None:
+        calls = [Call(farm.app, PATH, FOX | {"stream": k % 2 == 0}) for k in range(100)]
+        await until(queued(farm, 100))
+
+        threads = to_thread.current_default_thread_limiter()
+        await until(lambda: farm.app.state.farm.watch.watchers == 100)
+        await until(lambda: threads.borrowed_tokens == 0)
+        for call in calls:
+            await call.leave()
+        assert farm.app.state.farm.watch.watchers == 0
+
+    play(Settings(), scene)
 
 
 # ------------------------------------------------------------------------------ a repeated request

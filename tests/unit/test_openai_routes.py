@@ -26,6 +26,12 @@ def farm() -> Farm:
     return Farm()
 
 
+@pytest.fixture(scope="module")
+def quiet() -> TestClient:
+    """Of a farm that only refuses: the tests of refusals share it."""
+    return Farm().client()
+
+
 @pytest.fixture
 def client(farm: Farm) -> TestClient:
     return farm.client()
@@ -143,9 +149,9 @@ def test_what_is_ignored_is_named(farm: Farm, client: TestClient) -> None:
     ],
 )
 def test_bad_input_is_named_in_openais_words(
-    client: TestClient, body: dict[str, Any], code: str, param: str
+    quiet: TestClient, body: dict[str, Any], code: str, param: str
 ) -> None:
-    response = client.post(GENERATIONS, json=FOX | body)
+    response = quiet.post(GENERATIONS, json=FOX | body)
 
     error = response.json()["error"]
     assert response.status_code == 400
@@ -154,9 +160,9 @@ def test_bad_input_is_named_in_openais_words(
     assert error["message"]
 
 
-def test_a_body_that_is_no_order(client: TestClient) -> None:
-    assert client.post(GENERATIONS, content=b"[]").status_code == 400
-    assert client.post(GENERATIONS, data={"prompt": "x"}).status_code == 415
+def test_a_body_that_is_no_order(quiet: TestClient) -> None:
+    assert quiet.post(GENERATIONS, content=b"[]").status_code == 400
+    assert quiet.post(GENERATIONS, data={"prompt": "x"}).status_code == 415
 
 
 def test_a_key_is_needed() -> None:
@@ -272,8 +278,8 @@ def test_a_late_failure_is_an_event(farm: Farm, client: TestClient) -> None:
     assert event["error"]["message"] == "the engine failed"
 
 
-def test_an_early_refusal_of_a_stream_is_a_status(farm: Farm, client: TestClient) -> None:
-    assert client.post(GENERATIONS, json=FOX | {"stream": True}).status_code == 503
+def test_an_early_refusal_of_a_stream_is_a_status(farm: Farm, quiet: TestClient) -> None:
+    assert quiet.post(GENERATIONS, json=FOX | {"stream": True}).status_code == 503
 
 
 # ------------------------------------------------------------------------- edits and variations
@@ -350,12 +356,12 @@ def test_a_bad_picture_is_named(
     assert (response.status_code, error["code"], error["param"]) == (400, code, param)
 
 
-def test_an_edit_is_a_form(client: TestClient) -> None:
-    assert client.post("/v1/images/edits", json=FOX).status_code == 415
+def test_an_edit_is_a_form(quiet: TestClient) -> None:
+    assert quiet.post("/v1/images/edits", json=FOX).status_code == 415
     broken = {"content-type": "multipart/form-data; boundary=x"}
-    response = client.post("/v1/images/edits", content=b"--y\r\n", headers=broken)
+    response = quiet.post("/v1/images/edits", content=b"--y\r\n", headers=broken)
     assert response.status_code == 400
-    assert client.post("/v1/images/edits", data={"a" * 5: "1"}, files={"f": b""}).status_code == 400
+    assert quiet.post("/v1/images/edits", data={"a" * 5: "1"}, files={"f": b""}).status_code == 400
 
 
 def test_an_edit_can_be_streamed(farm: Farm, client: TestClient) -> None:
@@ -377,3 +383,18 @@ def test_a_variation_needs_no_prompt(farm: Farm, client: TestClient) -> None:
     assert len(response.json()["data"]) == 2
     assert (claims[0].spec.prompt, claims[0].spec.strength) == ("", 0.7)
     assert not has_null(response.json())
+
+
+# ---------------------------------------------------------------------------------------- limits
+
+
+def test_its_orders_count_against_the_keys_limits() -> None:
+    farm = Farm()
+    client = farm.client(farm.key(owner="alice", submits_per_min=2))
+    with painting(farm):
+        answers = [client.post(GENERATIONS, json=FOX | {"seed": k}) for k in range(3)]
+
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert answers[1].headers["ratelimit"].startswith('"submit";r=0;')
+    assert answers[2].json()["error"]["type"] == "rate_limit_error"
+    assert 1 <= int(answers[2].headers["retry-after"]) <= 60

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 from fastapi.routing import iter_route_contexts
 
-from shared.settings import Settings
 from tests.api_kit import Farm, worker
 from tests.owner_matrix import LINES, ORDER, PLACES, SECRET, Line
 
-KEYS = "alice:alice-key bob:bob-key root:root-key:admin"
-WHO = {"nobody": None, "wrong key": "no-key", "other": "bob-key", "owner": "alice-key",
-       "admin": "root-key"}  # fmt: skip
+# Whoever asks, and what his key is good for; None: he has none, or one that nobody made.
+WHO: dict[str, dict[str, Any] | None] = {
+    "nobody": None,
+    "wrong key": None,
+    "other": {"owner": "bob"},
+    "owner": {"owner": "alice"},
+    "owner, to look only": {"owner": "alice", "scopes": {"read"}},
+    "owner, to order only": {"owner": "alice", "scopes": {"submit"}},
+    "admin": {"owner": "root", "role": "admin"},
+}
+REFUSED = ("nobody", "wrong key", "other")
 
 
 def spelled(farm: Farm) -> list[str]:
@@ -41,7 +49,7 @@ def test_every_route_has_a_line_and_every_line_a_route() -> None:
     assert [line for line in LINES if line not in ROUTES] == []
 
 
-def expected(line: Line) -> dict[str, int]:
+def expected(line: Line, method: str) -> dict[str, int]:
     """Status by who asks."""
     everybody = dict.fromkeys(WHO, line.status)
     if line.kind == "free":
@@ -50,39 +58,42 @@ def expected(line: Line) -> dict[str, int]:
     if line.kind == "about_job":
         closed |= {"other": 404}
     if line.kind == "for_admin":
-        closed |= {"other": 403, "owner": 403}
-    return everybody | closed
+        return everybody | dict.fromkeys(WHO, 403) | closed | {"admin": line.status}
+    wants_read = method in ("GET", "HEAD")
+    return everybody | closed | {"owner, to " + ("order" if wants_read else "look") + " only": 403}
 
 
 @pytest.mark.parametrize("route", ROUTES)
 def test_everybody_gets_what_is_theirs(route: str) -> None:
     line = line_of(route)
     assert line is not None, "give it a line in tests/owner_matrix.py"
-    farm = Farm(Settings(api_keys=KEYS))
+    farm = Farm()
+    keys = {who: farm.key(**grant) for who, grant in WHO.items() if grant}
+    keys["wrong key"] = "rf_nobody-made-this"
     farm.store.heartbeat(worker(), 60.0)
 
     seen, told = {}, {}
     for who in WHO:
-        answer = ask(farm, route, line, WHO[who])
+        answer = ask(farm, route, line, keys.get(who), alice=keys["owner"])
         seen[who], told[who] = answer.status_code, answer.text
 
-    assert seen == expected(line)
-    for who in ("nobody", "wrong key", "other"):
+    assert seen == expected(line, route.split(" ")[0])
+    for who in REFUSED:
         assert SECRET not in told[who], who
-        assert "alice" not in told[who], who
+        assert line.kind == "free" or "alice" not in told[who], who
 
 
-def ask(farm: Farm, route: str, line: Line, key: str | None):
+def ask(farm: Farm, route: str, line: Line, key: str | None, *, alice: str):
     """The answer to one caller; alice has a job of her own for each."""
     method, path = route.split(" ")
-    job_id = alices_job(farm, line) if line.kind == "about_job" else ""
+    job_id = alices_job(farm, line, alice) if line.kind == "about_job" else ""
     places = {"job_id": job_id, **PLACES}
     path = re.sub(r"\{(\w+)(:path)?\}", lambda match: places[match[1]], path)
     return farm.client(key).request(method, path + line.query, json=line.body)
 
 
-def alices_job(farm: Farm, line: Line) -> str:
-    job = farm.client("alice-key").post("/jobs", json={**ORDER, "cache": "bypass"}).json()
+def alices_job(farm: Farm, line: Line, key: str) -> str:
+    job = farm.client(key).post("/jobs", json={**ORDER, "cache": "bypass"}).json()
     if line.job == "done":
         farm.render()
     return str(job["id"])

@@ -29,6 +29,17 @@ def farm() -> Farm:
     return Farm()
 
 
+@pytest.fixture(scope="module")
+def quiet() -> TestClient:
+    """Of a farm that only refuses: the tests of refusals share it."""
+    return Farm().client()
+
+
+@pytest.fixture(scope="module")
+def keyed() -> TestClient:
+    return Farm(KEYS).client()
+
+
 @pytest.fixture
 def client(farm: Farm) -> TestClient:
     return farm.client()
@@ -92,31 +103,31 @@ def test_img2img_starts_from_the_picture(farm: Farm, client: TestClient) -> None
     ],
 )
 def test_bad_input_is_named_as_it_was_spelled(
-    client: TestClient, body: dict[str, Any], code: str, param: str
+    quiet: TestClient, body: dict[str, Any], code: str, param: str
 ) -> None:
-    response = client.post("/sdapi/v1/img2img", json=FOX | body)
+    response = quiet.post("/sdapi/v1/img2img", json=FOX | body)
 
     error = response.json()["error"]
     assert (response.status_code, error["code"], error["param"]) == (400, code, param)
 
 
-def test_it_says_when_nobody_can_draw(client: TestClient) -> None:
-    response = client.post("/sdapi/v1/txt2img", json=FOX)
+def test_it_says_when_nobody_can_draw(quiet: TestClient) -> None:
+    response = quiet.post("/sdapi/v1/txt2img", json=FOX)
 
     assert (response.status_code, response.json()["error"]["code"]) == (503, "model_not_ready")
 
 
-def test_the_lists(client: TestClient) -> None:
-    models = client.get("/sdapi/v1/sd-models").json()
+def test_the_lists(quiet: TestClient) -> None:
+    models = quiet.get("/sdapi/v1/sd-models").json()
 
     assert [set(model) for model in models] == [
         {"title", "model_name", "hash", "sha256", "filename", "config"}
     ] * 2
     assert models[0]["title"] == f"tiny [{TINY.digest[:10]}]"
-    assert client.get("/sdapi/v1/samplers").json()[0]["name"] == "Euler"
-    assert client.get("/sdapi/v1/schedulers").json()[0]["name"] == "simple"
+    assert quiet.get("/sdapi/v1/samplers").json()[0]["name"] == "Euler"
+    assert quiet.get("/sdapi/v1/schedulers").json()[0]["name"] == "simple"
     for name in ("upscalers", "latent-upscale-modes", "sd-vae", "sd-modules", "loras"):
-        assert client.get(f"/sdapi/v1/{name}").json() == []
+        assert quiet.get(f"/sdapi/v1/{name}").json() == []
 
 
 # ------------------------------------------------------------------------------ owners and keys
@@ -136,17 +147,19 @@ def test_the_lists(client: TestClient) -> None:
         (None, 401),
     ],
 )
-def test_the_key_is_a_bearer_token_or_a_password(authorization: str | None, status: int) -> None:
+def test_the_key_is_a_bearer_token_or_a_password(
+    keyed: TestClient, authorization: str | None, status: int
+) -> None:
     headers = {"Authorization": authorization} if authorization else {}
-    response = Farm(KEYS).client().get("/sdapi/v1/options", headers=headers)
+    response = keyed.get("/sdapi/v1/options", headers=headers)
 
     assert response.status_code == status
 
 
 @pytest.mark.parametrize("blank", ["Basic Og==", "Bearer "])
-def test_blank_credentials_count_as_none_on_an_open_farm(client: TestClient, blank: str) -> None:
+def test_blank_credentials_count_as_none_on_an_open_farm(quiet: TestClient, blank: str) -> None:
     headers = {"Authorization": blank}
-    assert client.get("/sdapi/v1/options", headers=headers).status_code == 200
+    assert quiet.get("/sdapi/v1/options", headers=headers).status_code == 200
 
 
 def test_the_chosen_model_is_remembered_per_owner() -> None:
@@ -171,17 +184,17 @@ def test_the_chosen_model_is_remembered_per_owner() -> None:
     [("nobody", "model_not_found"), (5, "invalid_value"), (["x"], "invalid_value")],
 )
 def test_a_model_that_is_not_there_cannot_be_chosen(
-    client: TestClient, name: object, code: str
+    quiet: TestClient, name: object, code: str
 ) -> None:
-    response = client.post("/sdapi/v1/options", json={"sd_model_checkpoint": name})
+    response = quiet.post("/sdapi/v1/options", json={"sd_model_checkpoint": name})
 
     error = response.json()["error"]
     assert (response.status_code, error["code"]) == (400, code)
     assert error["param"] == "sd_model_checkpoint"
 
 
-def test_options_that_are_not_ours_are_named(client: TestClient) -> None:
-    response = client.post("/sdapi/v1/options", json={"CLIP_stop_at_last_layers": 2})
+def test_options_that_are_not_ours_are_named(quiet: TestClient) -> None:
+    response = quiet.post("/sdapi/v1/options", json={"CLIP_stop_at_last_layers": 2})
 
     assert response.headers["x-ignored-params"] == "CLIP_stop_at_last_layers"
 
@@ -201,11 +214,11 @@ def held(farm: Farm, key: str, n: int = 1) -> str:
     return str(response.json()["job_id"])
 
 
-def test_no_job_has_no_progress(client: TestClient) -> None:
-    answer = client.get("/sdapi/v1/progress").json()
+def test_no_job_has_no_progress(quiet: TestClient) -> None:
+    answer = quiet.get("/sdapi/v1/progress").json()
 
     assert (answer["progress"], answer["current_image"]) == (0.0, None)
-    assert client.post("/sdapi/v1/interrupt").json() == {}
+    assert quiet.post("/sdapi/v1/interrupt").json() == {}
 
 
 def test_progress_and_interrupt_are_of_the_callers_newest_job_only() -> None:
@@ -252,13 +265,11 @@ def test_an_order_becomes_the_newest_job() -> None:
 # ------------------------------------------------------------------------------------- png-info
 
 
-def test_a_picture_is_read(client: TestClient) -> None:
+def test_a_picture_is_read(quiet: TestClient) -> None:
     made = spec(seed=7, negative_prompt="fog")
     png = encode_png(bytes(64 * 64 * 3), 64, 64, PictureInfo.of(made, "f" * 64))
 
-    answer = client.post(
-        "/sdapi/v1/png-info", json={"image": base64.b64encode(png).decode()}
-    ).json()
+    answer = quiet.post("/sdapi/v1/png-info", json={"image": base64.b64encode(png).decode()}).json()
 
     assert answer["info"].startswith("a lighthouse at dusk\nNegative prompt: fog\nSteps: 4")
     assert answer["parameters"]["Seed"] == "7"
@@ -266,8 +277,8 @@ def test_a_picture_is_read(client: TestClient) -> None:
     assert answer["items"]["renderfarm"]["fingerprint"] == "f" * 64
 
 
-def test_a_picture_without_texts(client: TestClient) -> None:
-    answer = client.post("/sdapi/v1/png-info", json={"image": picture()}).json()
+def test_a_picture_without_texts(quiet: TestClient) -> None:
+    answer = quiet.post("/sdapi/v1/png-info", json={"image": picture()}).json()
 
     assert answer == {"info": "", "items": {}, "parameters": {}}
 
@@ -280,8 +291,8 @@ def test_a_picture_without_texts(client: TestClient) -> None:
         ({"image": "AAAA"}, "invalid_image"),
     ],
 )
-def test_what_is_no_picture_is_refused(client: TestClient, body: dict[str, str], code: str) -> None:
-    response = client.post("/sdapi/v1/png-info", json=body)
+def test_what_is_no_picture_is_refused(quiet: TestClient, body: dict[str, str], code: str) -> None:
+    response = quiet.post("/sdapi/v1/png-info", json=body)
 
     error = response.json()["error"]
     assert (response.status_code, error["code"], error["param"]) == (400, code, "image")

@@ -23,6 +23,12 @@ def farm() -> Farm:
     return Farm()
 
 
+@pytest.fixture(scope="module")
+def quiet() -> TestClient:
+    """Of a farm that only refuses: the tests of refusals share it."""
+    return Farm().client()
+
+
 @pytest.fixture
 def client(farm: Farm) -> TestClient:
     return farm.client()
@@ -103,17 +109,17 @@ def test_the_body_of_hugging_face(farm: Farm, client: TestClient) -> None:
     ],
 )
 def test_a_fault_is_told_in_a_header(
-    client: TestClient, body: dict[str, Any], status: int, message: str
+    quiet: TestClient, body: dict[str, Any], status: int, message: str
 ) -> None:
-    response = client.post(PATH, json=FOX | body)
+    response = quiet.post(PATH, json=FOX | body)
 
     assert response.status_code == status
     assert response.headers["x-error-message"] == message
     assert response.json()["error"]["message"] == message
 
 
-def test_the_header_carries_whatever_the_message_holds(client: TestClient) -> None:
-    response = client.post(PATH, json=FOX | {"model": "ümlaut\n"})
+def test_the_header_carries_whatever_the_message_holds(quiet: TestClient) -> None:
+    response = quiet.post(PATH, json=FOX | {"model": "ümlaut\n"})
 
     assert response.status_code == 400
     assert "\n" not in response.headers["x-error-message"]
@@ -127,8 +133,8 @@ def test_a_missing_key_is_told_there_too() -> None:
     assert response.headers["x-error-message"] == response.json()["detail"]
 
 
-def test_other_routes_have_no_such_header(client: TestClient) -> None:
-    assert "x-error-message" not in client.post("/jobs", json={}).headers
+def test_other_routes_have_no_such_header(quiet: TestClient) -> None:
+    assert "x-error-message" not in quiet.post("/jobs", json={}).headers
 
 
 def test_a_client_may_take_the_job_instead(farm: Farm, client: TestClient) -> None:

@@ -1,5 +1,5 @@
 -- Repair what only a damaged log produces: queued without a place in the queue, held without a
--- lease. ARGV: renders. Answers those that were repaired.
+-- lease; and accounts that do not say what is queued. ARGV: renders. Answers those that were repaired.
 local repaired = {}
 for _, render in ipairs(ARGV) do
   local state, pool, tag = unpack(call('HMGET', K.render .. render, 'state', 'pool', 'tag'))
@@ -12,6 +12,11 @@ for _, render in ipairs(ARGV) do
   elseif state and leased(state) and not call('ZSCORE', K.leases, render) then
     call('ZADD', K.leases, precise(now()), render) -- run out: the reaper's next turn takes it
     repaired[#repaired + 1] = render
+  end
+  if state == 'queued' then -- an older version of the farm keeps no accounts
+    owe(render)
+  elseif state then
+    settle(render)
   end
 end
 return repaired

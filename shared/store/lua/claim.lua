@@ -40,6 +40,9 @@ local key = K.render .. render
 if tag > tonumber(call('GET', K.vtime .. pool) or 0) then
   call('SET', K.vtime .. pool, precise(tag))
 end
+settle(render)
+quicken('pool:' .. pool)
+quicken('owner:' .. ((call('HGET', key, 'flow') or ''):match('^(.*):') or ''))
 local attempt = call('HINCRBY', key, 'attempt', 1)
 call('HSET', key, 'state', 'running', 'token', token, 'slot', slot, 'worker', worker, 'step', 0,
   'started_at', precise(time))

@@ -1,7 +1,7 @@
 -- What an order would meet if it came now; nothing is written. ARGV: JSON, as for submit.
 -- Answers {how its images would be answered: 'hit' | 'attached' | 'new', ...}, the place of its first
 -- image in the queue and of its last (-1: none waits), the work ahead of the last, the measured rate
--- or '', and how many wait.
+-- or '', how many wait, and how many of these are on the owner's account, with their milliseconds.
 local order = cjson.decode(ARGV[1])
 local pool = order.images[1].pool
 local pending, known = K.pending .. pool, call('GET', K.rate .. pool)
@@ -33,4 +33,5 @@ for index, image in ipairs(order.images) do
     tag = tag + image.cost * tonumber(known or 1) / order.weight
   end
 end
-return { ways, first, last, precise(ahead_s), known or '', call('ZCARD', pending) }
+return { ways, first, last, precise(ahead_s), known or '', call('ZCARD', pending),
+  tonumber(call('HGET', K.owed, order.owner) or 0), tonumber(call('HGET', K.owed_ms, order.owner) or 0) }

@@ -1,6 +1,6 @@
 -- Put before every script. K (key prefixes), TICKET, TICKETS_MAX, MAX_LOSSES, MAX_RETRIES,
--- RETRY_PAUSE_S, RETENTION_S, IDEMPOTENCY_S, DEATH_S, UNWELL_S and ATTACH_S are set by the line
--- above, as are LANE_MOST, OWNER_MOST and LOG_MOST; the schema is in shared/keys.py.
+-- RETRY_PAUSE_S, RETENTION_S, IDEMPOTENCY_S, DEATH_S, UNWELL_S, ATTACH_S, WINDOW_S and PACE_S are set
+-- by the line above, as are LANE_MOST, OWNER_MOST and LOG_MOST; the schema is in shared/keys.py.
 -- Scripts run alone, so what one does is one step. All times are Redis' own.
 
 local call = redis.call
@@ -79,6 +79,41 @@ local function top_up(pool)
   return math.max(want, 0)
 end
 
+-- While a render is queued it stands on the account of the owner whose flow pays for it: one more
+-- render, and its milliseconds, which the render keeps as `owed`. Both ways may be taken twice.
+local function owe(render)
+  local flow, charge, owed = unpack(call('HMGET', K.render .. render, 'flow', 'gpu_ms', 'owed'))
+  if flow and charge and not owed then
+    local owner = flow:match('^(.*):')
+    call('HSET', K.render .. render, 'owed', charge)
+    call('HINCRBY', K.owed, owner, 1)
+    call('HINCRBY', K.owed_ms, owner, charge)
+  end
+end
+
+local function settle(render)
+  local flow, owed = unpack(call('HMGET', K.render .. render, 'flow', 'owed'))
+  if owed then
+    local owner = flow:match('^(.*):')
+    call('HDEL', K.render .. render, 'owed')
+    call('HINCRBY', K.owed_ms, owner, string.format('%d', -owed)) -- never '-0'
+    if call('HINCRBY', K.owed, owner, -1) <= 0 then
+      call('HDEL', K.owed, owner)
+      call('HDEL', K.owed_ms, owner)
+    end
+  end
+end
+
+-- How many renders a second leave a queue: each claim adds to a sum that fades with PACE_S.
+local function pace(name)
+  local rate, at = (call('GET', K.pace .. name) or '0 0'):match('^(%S+) (%S+)$')
+  return tonumber(rate) * math.exp((tonumber(at) - now()) / PACE_S)
+end
+
+local function quicken(name)
+  call('SET', K.pace .. name, precise(pace(name) + 1 / PACE_S) .. ' ' .. precise(now()), 'EX', 10 * PACE_S)
+end
+
 -- Start-time fair queueing: a flow's next render starts where its last one ended, but never in the
 -- past of the queue.
 local function start_tag(pool, flow)
@@ -87,15 +122,19 @@ local function start_tag(pool, flow)
   return math.max(vtime, finish)
 end
 
-local function enqueue(pool, render, flow, charge)
+-- `charge` is what the flow pays: device seconds by its weight.
+local function enqueue(pool, render, flow, charge, gpu_ms)
   local tag = start_tag(pool, flow)
   call('HSET', K.flows .. pool, flow, precise(tag + charge))
-  call('HSET', K.render .. render, 'tag', precise(tag), 'flow', flow, 'charge', precise(charge))
+  call('HSET', K.render .. render, 'tag', precise(tag), 'flow', flow, 'charge', precise(charge),
+    'gpu_ms', gpu_ms)
   call('ZADD', K.pending .. pool, precise(tag), render)
+  owe(render)
 end
 
 -- What a flow was charged for work that nobody did is given back to it.
 local function dequeue(pool, render, flow, charge)
+  settle(render)
   call('ZREM', K.pending .. pool, render)
   call('ZREM', K.delayed .. pool, render)
   local finish = tonumber(call('HGET', K.flows .. pool, flow) or 0)
@@ -221,6 +260,7 @@ local function end_render(render, state, fields)
   local fingerprint, slot, attempt = unpack(call('HMGET', key, 'fingerprint', 'slot', 'attempt'))
   call('HSET', key, 'state', state, 'finished_at', precise(now()), unpack(fields or {}))
   unlease(render, slot)
+  settle(render)
   if state ~= 'succeeded' then
     forget(fingerprint, render)
   end
@@ -239,6 +279,7 @@ local function put_down(render, slot)
   unlease(render, slot)
   call('HSET', key, 'state', 'queued', 'step', 0)
   call('HDEL', key, 'slot', 'worker', 'started_at')
+  owe(render)
 end
 
 -- Why the last worker of this slot died; the cause is one of a closed set.
@@ -511,13 +552,19 @@ end
 -- of each of SAMPLE equal stretches, at a place that differs, since a queue of few flows is periodic.
 local SAMPLE = 32
 local function work_ahead(pool, renders)
-  local looks, sum = math.min(renders, SAMPLE), 0
-  for i = 0, looks - 1 do
-    local at = math.floor((i + (i + 1) * 0.6180339887498949 % 1) * renders / looks)
-    local render = call('ZRANGE', K.pending .. pool, at, at)[1]
-    sum = sum + tonumber(render and call('HGET', K.render .. render, 'cost') or 0)
+  local pending, ahead, sum = K.pending .. pool, {}, 0
+  if renders <= SAMPLE then
+    ahead = renders > 0 and call('ZRANGE', pending, 0, renders - 1) or ahead
+  else
+    for i = 0, SAMPLE - 1 do
+      local at = math.floor((i + (i + 1) * 0.6180339887498949 % 1) * renders / SAMPLE)
+      ahead[#ahead + 1] = call('ZRANGE', pending, at, at)[1]
+    end
   end
-  return looks > 0 and sum * renders / looks or 0
+  for _, render in ipairs(ahead) do
+    sum = sum + tonumber(call('HGET', K.render .. render, 'cost') or 0)
+  end
+  return #ahead > 0 and sum * renders / #ahead or 0
 end
 
 -- A job as one moment sees it: {now, job hash, {render, render hash, rank or -1, measured rate or '',

@@ -2,10 +2,11 @@
 -- nothing, workers long gone, and poison and jobs that have expired.
 -- ARGV: seconds after which a silent worker is forgotten. Answers how many tickets were added.
 local time = now()
-local added = 0
+local added, queued = 0, 0
 for _, pool in ipairs(call('SMEMBERS', K.pools)) do
   promote(pool)
   added = added + top_up(pool)
+  queued = queued + call('ZCARD', K.pending .. pool) + call('ZCARD', K.delayed .. pool)
   local vtime = tonumber(call('GET', K.vtime .. pool) or 0)
   if call('ZCARD', K.pending .. pool) == 0 then
     local flows = call('HGETALL', K.flows .. pool)
@@ -15,6 +16,9 @@ for _, pool in ipairs(call('SMEMBERS', K.pools)) do
       end
     end
   end
+end
+if queued == 0 then -- then nobody owes anything, whatever a damaged log says
+  call('DEL', K.owed, K.owed_ms)
 end
 local old = precise(time - RETENTION_S)
 for _, render in ipairs(call('ZRANGEBYSCORE', K.poison, '-inf', old, 'LIMIT', 0, 100)) do

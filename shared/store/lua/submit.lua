@@ -1,10 +1,38 @@
 -- The whole order in one step: replay, cache, single-flight, pending, tickets, record.
--- ARGV: JSON {job, owner, priority, weight, version, record, deadline_s, bypass, max_queue, previews, hook,
---             idempotency: {key, body}, attendance: {client, gone_s, body, repeats}, stored_only, images: [{render, fingerprint, pool, spec, cost}]}
--- Answers {'ok' | 'replayed', snapshot, hits, attached, made} or {'full' | 'conflict' | 'not_stored'}.
+-- ARGV: JSON {job, owner, priority, weight, version, record, deadline_s, bypass, max_queue, previews,
+--             hook, limits: {per_min, queued, queued_ms}, idempotency: {key, body},
+--             attendance: {client, gone_s, body, repeats}, stored_only,
+--             images: [{render, fingerprint, pool, spec, cost}]}
+-- Answers {'ok' | 'replayed', snapshot, hits, attached, made, left, reset seconds}, {'conflict'},
+-- {'not_stored'}, {'full', wait}, {'limited', wait, left, reset} or
+-- {'quota', wait, which, needed, left, reset}: wait is in seconds, -1 where nobody knows it; `left` is
+-- -1 where there is no limit.
 
 local order = cjson.decode(ARGV[1])
 local given = order.idempotency
+local limits = order.limits
+
+-- The allowance of orders, as a bucket that fills evenly (GCRA): `whole_at` is when it is full again.
+-- Answers what is left of it and the seconds until it is whole; -1: there is no limit.
+local function allowance(whole_at)
+  if limits.per_min == 0 then
+    return -1, '0'
+  end
+  local missing_s = math.max(whole_at - now(), 0)
+  local left = math.floor((WINDOW_S - missing_s) * limits.per_min / WINDOW_S + 1e-9)
+  return math.max(left, 0), precise(missing_s)
+end
+
+local function whole_at()
+  return math.max(tonumber(call('GET', K.submits .. order.owner) or 0), now())
+end
+
+-- Seconds until so many renders have left that queue.
+local function drained_in(name, renders)
+  local rate = pace(name)
+  return rate > 0 and precise(renders / rate) or '-1'
+end
+
 local idem = given and (K.idem .. order.owner .. ':' .. given.key)
 
 if idem then
@@ -18,18 +46,24 @@ if idem then
     else
       call('ZREM', K.attended, job) -- whoever asks now will look again by himself
     end
-    return { 'replayed', snapshot(job), 0, 0, 0 }
+    return { 'replayed', snapshot(job), 0, 0, 0, allowance(whole_at()) }
   end
 end
 if call('EXISTS', K.job .. order.job) == 1 then -- this very call, repeated
-  return { 'ok', snapshot(order.job), 0, 0, 0 }
+  return { 'ok', snapshot(order.job), 0, 0, 0, allowance(whole_at()) }
 end
 if order.attendance and order.attendance.repeats then
   local job = same_order(order.owner, order.attendance.body)
   if job then
     attend(job, order.attendance.client, order.attendance.gone_s)
-    return { 'replayed', snapshot(job), 0, 0, 0 }
+    return { 'replayed', snapshot(job), 0, 0, 0, allowance(whole_at()) }
   end
+end
+
+local each_s = limits.per_min > 0 and WINDOW_S / limits.per_min or 0
+local then_whole_at = whole_at() + each_s
+if limits.per_min > 0 and then_whole_at > now() + WINDOW_S then
+  return { 'limited', precise(then_whole_at - now() - WINDOW_S), allowance(whole_at()) }
 end
 
 local tally = { hit = 0, attached = 0, new = 0 }
@@ -50,12 +84,41 @@ if order.stored_only and tally.hit < #order.images then
   return { 'not_stored' }
 end
 for pool, more in pairs(fresh) do
-  if call('ZCARD', K.pending .. pool) + more > order.max_queue then
-    return { 'full' }
+  local over = call('ZCARD', K.pending .. pool) + more - order.max_queue
+  if over > 0 then
+    return { 'full', drained_in('pool:' .. pool, over) }
   end
 end
 
+-- What the owner has queued and this order adds to it. Of the device time only the sum counts.
+local function gpu_ms(image)
+  return math.floor(image.cost * tonumber(call('GET', K.rate .. image.pool) or 1) * 1000 + 0.5)
+end
+local queued = tonumber(call('HGET', K.owed, order.owner) or 0)
+local queued_ms = tonumber(call('HGET', K.owed_ms, order.owner) or 0)
+local more, more_ms = 0, 0
+for _, image in ipairs(order.images) do
+  if image.how == 'new' then
+    more = more + 1
+    more_ms = more_ms + gpu_ms(image)
+  end
+end
+local who = 'owner:' .. order.owner
+local over = queued + more - limits.queued
+if more > 0 and limits.queued > 0 and over > 0 then
+  return { 'quota', drained_in(who, over), 'renders', tostring(more), allowance(whole_at()) }
+end
+local over_ms = queued_ms + more_ms - limits.queued_ms
+if more > 0 and limits.queued_ms > 0 and over_ms > 0 then
+  local each_ms = math.max(queued_ms, 1) / math.max(queued, 1)
+  return { 'quota', drained_in(who, math.ceil(over_ms / each_ms)), 'gpu_s', precise(more_ms / 1000),
+    allowance(whole_at()) }
+end
+
 local time = now()
+if limits.per_min > 0 then
+  call('SET', K.submits .. order.owner, precise(then_whole_at), 'EX', WINDOW_S + 1)
+end
 local flow = order.owner .. ':' .. order.priority
 local key = K.job .. order.job
 local renders = {}
@@ -114,7 +177,7 @@ for index, image in ipairs(order.images) do
       if image.against then
         call('HSET', render, 'against', image.against)
       end
-      enqueue(image.pool, image.answer, flow, charge)
+      enqueue(image.pool, image.answer, flow, charge, gpu_ms(image))
       if order.bypass then
         call('HSET', render, 'fresh', 1)
       else
@@ -127,7 +190,7 @@ for index, image in ipairs(order.images) do
       if start_tag(image.pool, flow) < tonumber(call('HGET', render, 'tag')) then
         local payer, paid = unpack(call('HMGET', render, 'flow', 'charge'))
         dequeue(image.pool, image.answer, payer, tonumber(paid))
-        enqueue(image.pool, image.answer, flow, charge)
+        enqueue(image.pool, image.answer, flow, charge, gpu_ms(image))
       end
     end
     if image.how == 'attached' then
@@ -150,4 +213,4 @@ end
 if open == 0 then
   finish_job(order.job)
 end
-return { 'ok', snapshot(order.job), tally.hit, tally.attached, tally.new }
+return { 'ok', snapshot(order.job), tally.hit, tally.attached, tally.new, allowance(whole_at()) }
