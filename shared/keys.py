@@ -19,7 +19,7 @@ farm:pools            set     every pool that ever had a render
 farm:leases           zset    render -> end of its lease, unix seconds
 farm:reaped           string  when the reaper came last, unix seconds
 farm:slot:<slot>      set     renders that this worker slot holds
-farm:token:<token>    string  the render that this claim got (an hour: a claim may be repeated)
+farm:token:<token>    string  the render that this claim got (an hour: a claim may be repeated); empty: revoked
 farm:poison           zset    render that took down its worker too often -> when it failed
 farm:condemned:<tok>  string  gc takes this picture away: nobody publishes it any more (a day)
 farm:deadlines        zset    job -> deadline, unix seconds

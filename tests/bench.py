@@ -103,7 +103,11 @@ class FakeLeases:
     def __init__(self) -> None:
         self.held: set[str] = set()
 
+    def expect(self, token: str) -> None:
+        self.expected = token
+
     def hold(self, claim: Claim) -> Lease:
+        assert claim.token == self.expected
         self.held.add(claim.token)
         self.lease = Lease(self, claim)  # type: ignore[arg-type]
         return self.lease

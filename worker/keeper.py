@@ -6,6 +6,7 @@ what was canceled or lost. When the pipe closes because the worker died, it give
 once, with what it knows of the cause. It ends with the pipe and with nothing else.
 
     worker -> keeper   {"redis_url", "store", "slot", "lease_s", "max_render_s", "oom_kills"}   once
+                       {"claim": token}   before it claims; one at a time
                        {"hold": token, "render": id}   {"step": token, "n": 3}   {"drop": token}
                        {"bye": cause or null}      before it leaves; null: in order
     keeper -> worker   {"cancel": token}   {"lost": token}                       once each
@@ -63,11 +64,15 @@ class Keeper:
         self._max_render_s = max_render_s
         self._tell = tell
         self._held: dict[str, _Held] = {}
+        self._claiming: str | None = None  # nobody knows yet what that claim gets
         self._end: Cause | None = "worker_lost"  # unless the worker says goodbye
         self._oom = OomWatch(oom_kills)
 
     def hear(self, line: dict[str, Any]) -> None:
-        if "hold" in line:
+        if "claim" in line:
+            self._claiming = line["claim"]
+        elif "hold" in line:
+            self._claiming = None
             give_up_at = time.monotonic() + self._max_render_s
             self._held[line["hold"]] = _Held(line["render"], give_up_at)
         elif "step" in line and line["step"] in self._held:
@@ -106,6 +111,10 @@ class Keeper:
         for token, held in self._held.items():
             if store.release(held.render, token, lost=True, cause=cause, detail=words or ""):
                 event(log, "given_back", logging.WARNING, render=held.render, reason=cause)
+        if end and self._claiming:  # whether it was sent, executed, or neither
+            render = store.revoke(self._claiming, cause=cause, detail=words or "")
+            if render:
+                event(log, "given_back", logging.WARNING, render=render, reason=cause)
 
 
 def main() -> None:

@@ -62,6 +62,7 @@ class Leases:
         self._config = config
         self._lock = Lock()
         self._held: dict[str, Lease] = {}
+        self._claiming: str | None = None
         self._closed = False
         self._process = self._spawn()
         self._listener = Thread(target=self._listen, name="keeper", daemon=True)
@@ -71,10 +72,17 @@ class Leases:
     def pid(self) -> int:
         return self._process.pid
 
+    def expect(self, token: str) -> None:
+        """A claim with this token will be sent: if this process dies, the keeper revokes it."""
+        with self._lock:
+            self._claiming = token
+        self.tell({"claim": token})
+
     def hold(self, claim: Claim) -> Lease:
         lease = Lease(self, claim)
         with self._lock:
             self._held[lease.token] = lease
+            self._claiming = None
         self.tell({"hold": lease.token, "render": lease.render_id})
         return lease
 
@@ -159,6 +167,8 @@ class Leases:
             for lease in self._held.values():
                 line = {"hold": lease.token, "render": lease.render_id}
                 self._write(self._process, line)
+            if self._claiming:
+                self._write(self._process, {"claim": self._claiming})
             return True
 
     def _hear(self, line: dict[str, str]) -> None:

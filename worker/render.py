@@ -127,9 +127,9 @@ class Bench:
             self.at_work = False
 
     def _take(self) -> bool:
-        claim = self._store.claim(
-            self._seat.pool, str(ULID()), self._seat.name, self._seat.name, self._seat.lease_s
-        )
+        token, seat = str(ULID()), self._seat
+        self._leases.expect(token)
+        claim = self._store.claim(seat.pool, token, seat.name, seat.name, seat.lease_s)
         if claim is None:
             self._metrics.idle_tickets.inc()
             return False

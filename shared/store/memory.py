@@ -23,6 +23,7 @@ from shared.jobs import (
 from shared.store.attendance import Attendances, MemoryAttendance
 from shared.store.desk import Desk
 from shared.store.ledger import Ledger
+from shared.store.memory_claims import MemoryClaims
 from shared.store.memory_events import MemoryEvents
 from shared.store.memory_index import MemoryIndex
 from shared.store.memory_outbox import MemoryOutbox, Parcels
@@ -48,7 +49,9 @@ from shared.store.values import (
 )
 
 
-class MemoryJobStore(MemoryAttendance, MemoryEvents, MemoryIndex, MemoryOutbox, MemoryQueue):
+class MemoryJobStore(
+    MemoryAttendance, MemoryClaims, MemoryEvents, MemoryIndex, MemoryOutbox, MemoryQueue
+):
     """See shared/store/port.py. Thread-safe. `clock` gives unix seconds."""
 
     def __init__(
@@ -106,8 +109,9 @@ class MemoryJobStore(MemoryAttendance, MemoryEvents, MemoryIndex, MemoryOutbox, 
     def claim(self, pool: str, token: str, slot: str, worker: str, lease_s: float) -> Claim | None:
         with self._lock:
             if token in self._tokens:
-                entry = self._ledger.renders[self._tokens[token]]
-                return self._ledger.claimed(entry) if self._ledger.holds(entry, token) else None
+                known = self._ledger.renders.get(self._tokens[token])
+                held = known is not None and self._ledger.holds(known, token)
+                return self._ledger.claimed(known) if known and held else None
             self.expire()
             waiting = [
                 r for r in self._ledger.pending() if self._ledger.renders[r].render.pool == pool

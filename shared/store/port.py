@@ -161,6 +161,12 @@ class JobStore(Outbox, Protocol):
         allowed loss fails the render as `worker_lost`, or as `container_memory` for that cause.
         """
 
+    def revoke(self, token: str, *, cause: Cause = "worker_lost", detail: str = "") -> str | None:
+        """Give back, as lost, what the claim of this token got; the render, or None: it holds none.
+
+        A claim that was sent and not executed yet will get nothing.
+        """
+
     def preview(self, render_id: str, token: str, number: int, picture: bytes) -> None:
         """Show a half-made PNG or JPEG to those who listen and ordered more than `number` of them.
 

@@ -18,6 +18,7 @@ from shared.store.checks import faults_of
 from shared.store.durable import Durable
 from shared.store.faults import translated as _translated
 from shared.store.redis_attendance import RedisAttendance
+from shared.store.redis_claims import RedisClaims
 from shared.store.redis_events import RedisEvents
 from shared.store.redis_index import RedisIndex
 from shared.store.redis_outbox import RedisOutbox
@@ -48,7 +49,7 @@ CONDEMNED_S = 86_400
 BATCH = 200
 
 
-class RedisJobStore(RedisAttendance, RedisEvents, RedisIndex, RedisOutbox, RedisQueue):
+class RedisJobStore(RedisAttendance, RedisClaims, RedisEvents, RedisIndex, RedisOutbox, RedisQueue):
     """See shared/store/port.py. Thread-safe."""
 
     def __init__(self, client: redis.Redis, config: StoreConfig) -> None:

@@ -47,7 +47,7 @@ class StoreConfig:
 
 
 SCRIPTS = (
-    "submit", "get", "cancel", "forget", "claim", "renew", "storing", "close", "release",
+    "submit", "get", "cancel", "forget", "claim", "renew", "storing", "close", "release", "revoke",
     "adopt", "reap", "expire", "reconcile", "audit", "heartbeat", "died", "unwell", "workers",
     "poison", "condemn", "attend", "depart", "abandon", "unattended",
     "jobs", "disown", "delete", "foresee", "queue",

@@ -6,13 +6,16 @@
 from __future__ import annotations
 
 import itertools
+import time
 from typing import Any
 
 import psutil
 import pytest
 
+from shared.keys import KEYS
 from tests.chaos.farm import ChaosFarm, freeze, thaw
 from tests.chaos.redis_wire import Strike, When
+from tests.waiting import wait_until
 
 pytestmark = (
     pytest.mark.slow
@@ -78,6 +81,22 @@ def test_a_worker_struck_at_a_step_of_its_render_finishes_or_loses_it_to_another
     done = succeeded(farm, job)
     if deed == "cut":  # the same step is asked again, and has its effect once
         assert done["images"][0]["attempt"] == 1
+
+
+def test_a_claim_that_its_worker_never_heard_of_is_given_back_within_a_second(
+    farm: ChaosFarm,
+) -> None:
+    client = farm.redis()
+    lost = int(client.hget(KEYS["totals"], "lost") or 0)
+    strike = armed(farm, "claim", "after", "kill")
+    job = farm.submit(seed=next(seeds))
+    assert strike.struck.wait(30)
+    struck_at = time.monotonic()
+
+    wait_until(lambda: int(client.hget(KEYS["totals"], "lost") or 0) > lost)
+
+    assert time.monotonic() - struck_at < 1.0  # and the lease is of two
+    assert succeeded(farm, job)["images"][0]["attempt"] == 2
 
 
 @pytest.mark.parametrize(("when", "deed"), EVERY_WAY)

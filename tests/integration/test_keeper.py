@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from shared.jobs import RenderState
+from shared.keys import KEYS
 from shared.store.address import connect
 from shared.store.redis_store import RedisJobStore
 from shared.store.scripts import StoreConfig
@@ -202,3 +203,67 @@ def test_a_killed_workers_render_is_given_back_long_before_its_lease_ends(
 
     wait_until(lambda: store.get(job.id).images[0].status is RenderState.queued, 5.0)
     assert store.get(job.id).images[0].render.losses == 1
+
+
+# Ends between the two: Redis has executed the claim, and nobody was told what it got. Or, `late`,
+# before Redis executed it: then it comes when the keeper has done what it could.
+CLAIMANT = """
+import json, os, signal, sys
+from shared.store.address import connect
+from shared.store.redis_store import RedisJobStore
+from shared.store.scripts import StoreConfig
+from worker.leases import Leases
+config = json.loads(sys.argv[1])
+store = RedisJobStore(connect(config["redis_url"], patience_s=2), StoreConfig(**config["store"]))
+leases = Leases(config)
+leases.expect("token")
+if sys.argv[2] != "late":
+    assert store.claim(sys.argv[3], "token", "slot", "worker", 600.0)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def end_while_claiming(url: str, when: str) -> None:
+    command = [sys.executable, "-c", CLAIMANT, json.dumps(config(url)), when, POOL]
+    assert subprocess.run(command, timeout=60).returncode == -signal.SIGKILL
+
+
+def test_a_claim_whose_worker_died_before_it_knew_is_given_back_long_before_its_lease_ends(
+    store: RedisJobStore, url: str
+) -> None:
+    job = store.submit(submission()).job
+
+    end_while_claiming(url, "executed")
+
+    wait_until(lambda: store.get(job.id).images[0].status is RenderState.queued)
+    assert store.get(job.id).images[0].render.losses == 1
+
+
+def test_a_claim_that_comes_after_its_worker_died_gets_nothing(
+    store: RedisJobStore, url: str
+) -> None:
+    job = store.submit(submission()).job
+    client = connect(url, patience_s=2)
+
+    end_while_claiming(url, "late")
+
+    wait_until(lambda: client.exists(KEYS["token"] + "token"))
+    assert store.claim(POOL, "token", "slot", "worker", 600.0) is None
+    assert store.get(job.id).images[0].status is RenderState.queued
+    client.close()
+
+
+def test_a_keeper_that_takes_over_knows_what_is_being_claimed(
+    store: RedisJobStore, url: str
+) -> None:
+    job = store.submit(submission()).job
+    leases = Leases(config(url))
+    leases.expect("token")
+    first = leases.pid
+    os.kill(first, signal.SIGKILL)
+    wait_until(lambda: leases.pid != first)
+    claim(store)
+
+    leases.close("worker_lost")
+
+    assert store.get(job.id).images[0].status is RenderState.queued
