@@ -179,6 +179,11 @@ WORDS: dict[str, tuple[str, Any]] = {
     "max_queued": ("How many may wait; null: no limit", 200),
     "poison": ("Admins: how many renders are on that list", None),
     "QueueView.owners": ("Admins: everybody's renders", None),
+    # the audit log
+    "ActView.actor": ("The owner whose key was used, or the operator of a command", "root"),
+    "ActView.key": ("The id of that key; null: none of the farm's", "key_01JD8QZ4M3N5P7R9S1T3V5W7X9"),
+    "ActView.what": ("What was done", "worker.drained"),
+    "ActView.target": ("To which job, worker, render or key", "gpu-box-gpu0"),
     # verification
     "verify": ("What a verification found", None),
     "identical": ("Whether every pixel is the same", True),

@@ -14,7 +14,7 @@ from api.door import again
 from api.errors import Problem, responses
 from api.farm import Farm, farm_of
 from api.inputs import keep_inputs
-from api.listings import Jobs, PoisonList
+from api.listings import ActList, Jobs, PoisonList
 from api.owner import Owner
 from api.reading import digest_retry
 from api.routes import get
@@ -79,7 +79,7 @@ def drop(request: Request, admin: Admin, render_id: str) -> Response:
     router,
     "/audit",
     summary="What admins did, the newest first",
-    responses=responses(*_REFUSALS),
+    responses={200: {"model": ActList}, **responses(*_REFUSALS)},
 )
 def audit(
     request: Request,
