@@ -14,7 +14,6 @@ UP = $(call option,MODEL,model) $(call option,WORKERS,workers) $(call option,GPU
 # All tests: one process more than cores, since many only wait. A few: in one process, as pytest does.
 MOST = $(shell cores=`getconf _NPROCESSORS_ONLN`; echo $$((cores < 8 ? cores + 1 : 8)))
 JOBS = $(if $(T),0,$(MOST))
-SPREAD = -n $(JOBS) --dist loadgroup --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -30,7 +29,7 @@ venv: .venv/.dev  ## .venv with all that development needs
 
 test: .venv/.dev  ## every test that this machine can run; T= chooses, such as T='-k cancel'
 	@if [ -x tests/setup-servers ]; then tests/setup-servers; fi
-	$(BIN)/python -m pytest -m 'not slow and not clients' $(SPREAD) $(T)
+	$(BIN)/python -m pytest -m 'not slow and not clients' -n $(JOBS) $(T)
 
 slow: .venv/.dev  ## each named fault, a rolling change, a failover: a quarter of an hour
 	@if [ -x tests/setup-servers ]; then tests/setup-servers; fi

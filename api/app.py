@@ -113,6 +113,7 @@ def create_app(
         workers=remembered(store.workers, WORKERS_S),
         watch=Watch(store, open_live),
     )
+    app.state.farm.metrics.waiting.set_function(lambda: app.state.farm.watch.watchers)
     _add_routes(app)
     for kind in (HTTPException, RequestValidationError, FarmError, Problem):
         app.add_exception_handler(kind, _answer)

@@ -183,6 +183,7 @@ WORDS: dict[str, tuple[str, Any]] = {
     "verify": ("What a verification found", None),
     "identical": ("Whether every pixel is the same", True),
     "max_abs_diff": ("The largest difference of any sample, 0 to 255", 0),
+    "InputView.sha256": ("Names its pixels; an order may say it", _HASH),
     "VerifyView.sha256": ("Hash of the PNG that it would have stored", _HASH),
     # models
     "created": ("Unix seconds; 0: an entry has no birthday", 0),

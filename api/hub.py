@@ -22,7 +22,6 @@ from anyio import CapacityLimiter
 
 from api.live import Live
 from shared.errors import StoreUnavailable
-from shared.eta import Crew, place_s
 from shared.events import PING, POSITION, PROGRESS, Event, Passing, read_event
 from shared.store.port import JobStore
 from shared.store.values import Pulse, WorkerStatus
@@ -34,6 +33,9 @@ TICK_S = 2.0
 TOGETHER_S = 0.05  # after an outage subscriptions come back one by one: look once for many
 BATCH = 100  # jobs in one look: the server does nothing else meanwhile
 JOIN_S = 1.0  # a watcher waits so long for its subscription, then it looks without
+MOVES_PER_S = (
+    100  # each costs a look at a job, for its ETA: of many queued jobs each is told less often
+)
 PROGRESS_S = 1.0  # least time between two words about the steps of one image
 PING_S = 13.0  # by the tick after this one 15 s of silence are not over
 READERS = 8  # threads that read for all watchers: orders find others free
@@ -108,10 +110,15 @@ class Topic:
         for watcher in self.watchers:
             if pulse is None or watcher.misses(pulse):
                 watcher.look()
-        if pulse and pulse.position not in (None, self.position):
-            self.position = pulse.position
-            left_s = pulse.last and place_s(pulse.last, Crew.of(pulse.last.pool, workers))
-            self.hear(Passing(POSITION, {"position": pulse.position, "eta_s": left_s}))
+
+    def moves(self, position: int | None) -> bool:
+        """Whether those who follow were told another place in the queue."""
+        follows = any(watcher.follows for watcher in self.watchers)
+        return follows and position not in (None, self.position)
+
+    def move(self, position: int | None) -> None:
+        self.position = position
+        self.hear(Passing(POSITION, {"position": position}))
 
     def ping(self, now: float) -> None:
         for watcher in self.watchers:
@@ -209,13 +216,19 @@ class Hub:
         for job in jobs:
             if topic := self._topics.get(job):
                 topic.ping(now)
-        workers = await self.read(self._store.workers) if jobs else []
+        moves_left = MOVES_PER_S * TICK_S
         for at in range(0, len(jobs), BATCH):
             batch = jobs[at : at + BATCH]
             pulses = await self.read(self._store.pulse, batch)
             for job in batch:
-                if topic := self._topics.get(job):
-                    topic.look(pulses.get(job), workers)
+                topic, pulse = self._topics.get(job), pulses.get(job)
+                if topic is None:
+                    continue
+                topic.look(pulse)
+                if pulse and moves_left > 0 and topic.moves(pulse.position):
+                    moves_left -= 1
+                    topic.move(pulse.position)
+                    self._topics[job] = self._topics.pop(job)  # the others come first next time
 
 
 def _read(message: str) -> Event | Passing | None:

@@ -71,7 +71,8 @@ class RequestLog:
         route = getattr(request.scope.get("route"), "path", "") or "unmatched"
         method = request.method if request.method in _METHODS else "OTHER"
         self._metrics.requests.labels(route, method, str(status)).inc()
-        self._metrics.request_seconds.labels(route, method).observe(seconds)
+        if not getattr(request.state, "waited", False):  # how long jobs take is no latency of ours
+            self._metrics.request_seconds.labels(route, method).observe(seconds)
         level = logging.WARNING if status >= 500 else logging.INFO
         known = {key: getattr(request.state, key, None) for key in ("owner", "code", "job_id")}
         logs.event(

@@ -46,6 +46,7 @@ async def answer(
 
 
 async def _waited(request: Request, farm: Farm, job: Job, limit_s: float) -> Job:
+    request.state.waited = True
     try:
         return await while_there(request.receive, farm.watch.wait_done(job.id, limit_s))
     except StoreUnavailable:

@@ -36,6 +36,10 @@ class ApiMetrics:
         )  # fmt: skip
         for outcome in ("hit", "attached", "new"):
             self.images.labels(outcome)
+        self.waiting = Gauge(
+            "renderfarm_waiting_clients", "Clients that follow or wait for a job now",
+            registry=registry,
+        )  # fmt: skip
 
 
 class WorkerMetrics:

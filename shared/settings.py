@@ -196,7 +196,7 @@ class Settings(BaseModel):
     )
     unwell_failures: int = knob(
         3,
-        "A worker leaves, to be started again, after so many failed renders in a row; 0: never",
+        "After so many failed renders in a row a worker tests itself, and leaves, to be started again, if that fails too; 0: never",
         ge=0,
     )
     max_rss_mb: int = knob(

@@ -8,37 +8,23 @@ from pathlib import Path
 
 import pytest
 import redis
+from xdist.remote import Producer
 
 from deploy.embedded import EmbeddedRedis
 from tests.servers import need
 from tests.servers.engines import ENGINES, engine_binary
 from tests.servers.grounds import Bucket
 from tests.servers.rgw import PROGRAMS, Rgw
-
-# What takes longest, so that it does not come last.
-FIRST = (
-    "test_worker_process", "test_faults", "test_chaos_short", "e2e", "test_local_up", "s3",
-    "test_poison", "test_owners", "test_durable", "test_retention", "test_tiny",
-)  # fmt: skip
+from tests.spread import Spread, rank
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `-n` a file goes to one process as a whole, since its tests share what they start.
-
-    Files that share a server or a farm name their group; all tests on S3 are one.
-    """
-    groups = {item: _group(item) for item in items}
-    for item, group in groups.items():
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: (*FIRST, groups[item]).index(groups[item]))
+    items.sort(key=rank)
 
 
-def _group(item: pytest.Item) -> str:
-    if item.get_closest_marker("s3"):
-        return "s3"
-    named = item.get_closest_marker("xdist_group")
-    return str(named.args[0]) if named else item.path.stem
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Spread:
+    return Spread(config, log)
 
 
 @pytest.fixture(autouse=True)

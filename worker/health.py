@@ -10,7 +10,7 @@ from pathlib import Path
 from shared.settings import Settings
 from shared.store.values import Gpu
 
-# Failures that a sick device or process can cause; others are the order's or the storage's.
+# Failures that a sick device or process can cause, and some orders too; others are never its fault.
 SYMPTOMS = frozenset({"render_error", "internal_error"})
 
 
@@ -39,10 +39,14 @@ class Health:
     def failed(self, code: str) -> None:
         self.failures += code in SYMPTOMS
 
-    def complaint(self, rss_mb: int, gpu: Gpu | None) -> str | None:
-        """Why this worker should leave, in words; None while it is well."""
+    def doubt(self) -> str | None:
+        """Why this worker should prove that it can render; None while nothing speaks against it."""
         if self.max_failures and self.failures >= self.max_failures:
             return f"{self.failures} renders failed in a row"
+        return None
+
+    def complaint(self, rss_mb: int, gpu: Gpu | None) -> str | None:
+        """Why this worker should leave, in words; None while it is well."""
         if self.max_rss_mb and rss_mb > self.max_rss_mb:
             return f"its memory grew to {rss_mb} MiB"
         grown_mb = gpu.memory_used_mb - self.ready_mb if gpu and self.ready_mb is not None else 0

@@ -36,6 +36,7 @@ from worker.inputs import Pantry
 from worker.keep import Keep
 from worker.leases import Lease, Leases
 from worker.previews import Gallery
+from worker.selftest import self_test
 
 log = logging.getLogger("farm.worker")
 
@@ -148,11 +149,17 @@ class Bench:
         """Between two renders: is this worker well?"""
         if self.draining:
             self._heart.idle()
-            return
+            return None
+        if doubt := self._health.doubt():
+            code, reason = self_test(self._renderer, self._seat.name, doubt)
+            if code:
+                return self._go(code, reason)
+            self._health.rendered()
         gpu = self._renderer.memory()
         self._heart.idle(gpu)
         if complaint := self._health.complaint(rss_mb(), gpu):
             self._go(exits.UNWELL, complaint)
+        return None
 
     def _go(self, code: int, reason: str) -> None:
         event(log, "unwell", logging.ERROR, worker=self._seat.name, reason=reason)

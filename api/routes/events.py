@@ -22,7 +22,7 @@ from api.routes import get
 from api.shown import seen
 from api.signed import Expiry, Signature, opener
 from shared.errors import JobNotFound, StoreUnavailable
-from shared.events import PING, Event, Passing, event_of
+from shared.events import PING, POSITION, Event, Passing, event_of
 from shared.jobs import Job
 from shared.links import events_path
 from shared.views import image_view
@@ -70,6 +70,7 @@ async def events(
         return Response(status_code=204)
     if request.method == "HEAD":
         return Response(status_code=200, headers=sse.HEADERS)
+    request.state.waited = True
     return sse.EventStream(follower.parts(opening))
 
 
@@ -93,21 +94,32 @@ class _Follower:
         return None if job.done and not later else [RETRY]
 
     async def parts(self, opening: list[bytes]) -> AsyncGenerator[bytes, None]:
-        for part in opening:
-            yield part
+        while opening:
+            yield opening.pop(0)
         if self.done:
             return
         async with aclosing(self.farm.watch.follow(self.job_id, self.after)) as news:
             async for said in news:
-                if isinstance(said, Passing):
-                    yield (
-                        sse.PING if said.type == PING else sse.message(said.type, dumps(said.data))
-                    )
-                    continue
                 try:
-                    yield await self.farm.watch.read(partial(self._told, said))
+                    yield await self._part(said)
                 except (StoreUnavailable, JobNotFound):
                     return  # the client comes back for this event, or to hear that there is no job
+
+    async def _part(self, said: Event | Passing) -> bytes:
+        """Raises StoreUnavailable, JobNotFound."""
+        if said.type == PING:
+            return sse.PING
+        if isinstance(said, Event):
+            return await self.farm.watch.read(partial(self._told, said))
+        if said.type == POSITION:
+            return await self.farm.watch.read(self._place)
+        return sse.message(said.type, dumps(said.data))
+
+    def _place(self) -> bytes:
+        """Where in the queue the job is now. Raises StoreUnavailable, JobNotFound."""
+        view = seen(self.request, self.farm, self.farm.store.get(self.job_id))
+        place = {"position": view.queue_position, "eta_s": view.eta_s}
+        return sse.message(POSITION, dumps(place))
 
     def _told(self, event: Event) -> bytes:
         """The event with the job, or its image, as it is now. Raises StoreUnavailable, JobNotFound."""

@@ -1,12 +1,15 @@
-// The page speaks the same API as everybody: POST /jobs, then GET /jobs/{id} until it is done.
+// The page speaks the same API as everybody: POST /jobs, then the job's events until it is done.
 
 const POLL_MS = 500;
 const STATUS_MS = 4000;
+const MOST_STREAMS = 2; // a browser opens six connections to a server, over all its tabs
 const REMEMBERED_JOBS = 12;
+const ENDS = ["succeeded", "failed", "canceled", "expired"];
 const $ = (id) => document.getElementById(id);
 const form = $("order");
 
 let models = [];
+let streams = 0;
 
 class Problem extends Error {
   constructor(status, body) {
@@ -139,7 +142,49 @@ function follow(job) {
   watch(card, job);
 }
 
-async function watch(card, job) {
+function watch(card, job) {
+  if (job.done || streams === MOST_STREAMS || !window.EventSource) return poll(card, job);
+  showJob(card, job);
+  streams += 1;
+  const source = new EventSource(here(job.urls.events));
+  const leave = () => {
+    source.close();
+    streams -= 1;
+  };
+  const told = (name, change) =>
+    source.addEventListener(name, (event) => {
+      job = change(job, JSON.parse(event.data));
+      showJob(card, job);
+      if (job.done) leave();
+    });
+  for (const name of ["snapshot", "queued", "running", ...ENDS]) told(`job.${name}`, (_, now) => now);
+  for (const name of ["succeeded", "failed", "canceled"]) told(`image.${name}`, withImage);
+  told("image.running", (seen, image) => withImage(seen, { ...image, began: performance.now() }));
+  told("image.progress", (seen, { index, step, steps }) =>
+    withImage(seen, { ...seen.images[index], progress: { step, steps } }));
+  told("job.position", (seen, { position, eta_s }) => ({ ...seen, queue_position: position, eta_s }));
+  source.addEventListener("error", () => {
+    if (source.readyState !== EventSource.CLOSED) return; // it comes back by itself
+    leave();
+    poll(card, job);
+  });
+}
+
+function withImage(job, image) {
+  const images = job.images.map((old) => (old.index === image.index ? image : old));
+  const images_done = images.filter(({ status }) => ENDS.includes(status)).length;
+  return { ...job, images, eta_s: etaOf(images), progress: { ...job.progress, images_done } };
+}
+
+// Seconds until the slowest image is done, at the pace of its steps; null while any has made none.
+function etaOf(images) {
+  const left = images.filter(({ status }) => !ENDS.includes(status)).map(({ began, progress }) =>
+    began && progress.step ? (performance.now() - began) * (progress.steps / progress.step - 1) / 1000 : NaN);
+  const slowest = Math.max(...left);
+  return Number.isFinite(slowest) ? slowest : null;
+}
+
+async function poll(card, job) {
   while (true) {
     showJob(card, job);
     if (job.done) return;

@@ -11,7 +11,7 @@ from shared.events import PREVIEW, Event
 from shared.jobs import OPEN
 from shared.store.history import Heard
 from shared.store.ledger import JobEntry, Ledger
-from shared.store.values import Pulse, place_of
+from shared.store.values import Pulse
 
 
 class MemoryEvents:
@@ -32,9 +32,8 @@ class MemoryEvents:
         images = self._ledger.snapshot(job_id).images
         ranks = [image.position for image in images if image.position is not None]
         unfinished = sum(image.status in OPEN for image in images)
-        last = next(filter(None, map(place_of, images)), None)
         told = len(self._ledger.history.all(job_id))
-        return Pulse(told, unfinished, min(ranks, default=None), last)
+        return Pulse(told, unfinished, min(ranks, default=None))
 
     def preview(self, render_id: str, token: str, number: int, picture: bytes) -> None:
         def message(job: JobEntry, index: int) -> str | None:

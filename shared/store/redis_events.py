@@ -8,7 +8,7 @@ from typing import Any
 
 from shared.events import Event, read_event, split_id
 from shared.store.faults import translated
-from shared.store.values import Place, Pulse
+from shared.store.values import Pulse
 
 
 class RedisEvents:
@@ -29,18 +29,11 @@ class RedisEvents:
     def pulse(self, job_ids: Sequence[str]) -> dict[str, Pulse]:
         seen = self._run("pulse", *job_ids) if job_ids else []
         return {
-            job: Pulse(events, unfinished, rank if rank >= 0 else None, _place(last))
-            for job, (events, unfinished, rank, last) in zip(job_ids, seen, strict=True)
+            job: Pulse(events, unfinished, rank if rank >= 0 else None)
+            for job, (events, unfinished, rank) in zip(job_ids, seen, strict=True)
             if events >= 0
         }
 
     @translated
     def preview(self, render_id: str, token: str, number: int, picture: bytes) -> None:
         self._run("preview", render_id, token, number, base64.b64encode(picture).decode())
-
-
-def _place(found: list[Any]) -> Place | None:
-    if not found:
-        return None
-    pool, rank, ahead_s, own_s, rate = found
-    return Place(pool, rank, float(ahead_s), float(own_s), float(rate) if rate else None)

@@ -186,15 +186,11 @@ def place_of(image: JobImage) -> Place | None:
 
 @dataclass(slots=True, frozen=True)
 class Pulse:
-    """How far a job is: stored events, unfinished images, rank of its first pending image.
-
-    `last` is the place of its last pending image, which decides when the job is done.
-    """
+    """How far a job is: stored events, unfinished images, rank of its first pending image."""
 
     events: int
     open: int
     position: int | None
-    last: Place | None = None
 
 
 class LoadingStep(Record):

@@ -19,7 +19,7 @@ from shared.store.memory import MemoryJobStore
 from shared.store.port import JobStore
 from shared.store.redis_store import RedisJobStore
 from shared.store.scripts import StoreConfig
-from shared.store.values import Claim, Place, Pulse
+from shared.store.values import Claim, Pulse
 from shared.tickets import ticket_template
 from tests.orders import POOL, stored, submission
 from tests.waiting import wait_until
@@ -245,9 +245,7 @@ def pulse_of(events: int, job: Job) -> Pulse:
     """What a look at a job of two queued images says."""
     first, last = sorted(job.images, key=lambda image: image.position or 0)
     assert last.position == (first.position or 0) + 1
-    return Pulse(
-        events, 2, first.position, Place(POOL, last.position, last.ahead_s or 0, 1.0, None)
-    )
+    return Pulse(events, 2, first.position)
 
 
 def test_events_are_told_as_they_are_stored_and_steps_only_pass(farm: Heard) -> None:

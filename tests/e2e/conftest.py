@@ -17,7 +17,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def farm(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFarm]:
-    """Open, two workers. A test leaves it as it was; its file is of the group `e2e`."""
+    """Open, two workers. A test leaves it as it was; its file stands in `TOGETHER` of tests/spread.py."""
     folder = tmp_path_factory.mktemp("farm")
     more = {"FARM_LEASE_S": "2", "FARM_WEBHOOK_ALLOW_HOSTS": "127.0.0.1"}
     with RunningFarm(folder, models, workers=2, **more) as running:

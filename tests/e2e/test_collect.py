@@ -6,11 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests.e2e.farm import RunningFarm
-
-pytestmark = pytest.mark.xdist_group("e2e")
 
 
 def test_gc_deletes_what_nobody_needs_while_the_farm_runs(farm: RunningFarm) -> None:

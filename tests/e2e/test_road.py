@@ -17,8 +17,6 @@ from shared.images import read_info
 from tests.e2e.farm import LONG, QUICK, RunningFarm
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.xdist_group("e2e")
-
 
 def test_an_order_becomes_a_picture_of_the_size_asked_for(farm: RunningFarm) -> None:
     answer = farm.post({"prompt": "a lighthouse at dusk", "size": "96x64", "steps": 2, "seed": 1})
@@ -99,6 +97,22 @@ def test_bypass_renders_again(farm: RunningFarm) -> None:
     assert farm.total("claimed") == claimed + 1
     assert not again["cached"]
     assert again["images"][0]["fingerprint"] == first["images"][0]["fingerprint"]
+
+
+def test_a_farm_that_has_rendered_knows_what_the_next_order_takes(farm: RunningFarm) -> None:
+    farm.wait(farm.submit(seed=340)["id"])
+
+    url = f"{farm.url}/jobs?dry_run=true"
+    told = httpx2.post(url, json={**QUICK, "seed": 341, "n": 2}, timeout=30).json()
+    queue = farm.get("/queue").json()
+
+    assert [image["cached"] for image in told["images"]] == [False, False]
+    assert 0 < told["gpu_s"] < 60
+    assert told["eta_s"] is not None
+    workers = queue["models"][0]["workers"]
+    assert workers["ready"] + workers["busy"] == told["workers_ready"] >= 1
+    assert queue["mine"]["queued"] == 0
+    assert httpx2.post(url, json={**QUICK, "seed": 340}, timeout=30).json()["images"][0]["cached"]
 
 
 def test_a_picture_is_verified_listed_and_deleted(farm: RunningFarm) -> None:

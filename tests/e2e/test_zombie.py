@@ -6,12 +6,9 @@ import hashlib
 from typing import Any
 
 import psutil
-import pytest
 
 from tests.e2e.farm import LONG, RunningFarm
 from tests.waiting import wait_until
-
-pytestmark = pytest.mark.xdist_group("e2e")
 
 
 def test_a_zombie_that_wakes_up_changes_nothing(farm: RunningFarm) -> None:

@@ -148,6 +148,7 @@ def test_steps_and_previews_pass_and_are_not_told_again(farm):
     async def follow():
         async with calling(farm.app, f"/jobs/{job['id']}/events") as call:
             await until(lambda: farm.app.state.farm.watch.watchers == 1)
+            await until(lambda: farm.store._ledger.history.listeners)
             claimed = farm.claim()
             for step in (1, 2, 3):
                 farm.store.renew({claimed.token: (claimed.render_id, step)}, 60.0)
@@ -168,9 +169,9 @@ def test_steps_and_previews_pass_and_are_not_told_again(farm):
 
 def test_the_place_in_the_queue_is_told_as_it_changes(farm, monkeypatch):
     monkeypatch.setattr("api.hub.TICK_S", 0.02)
+    farm.store.heartbeat(worker("busy"), 60.0)
     order(farm, seed=1)
     job = order(farm, seed=2)
-    farm.store.heartbeat(worker("busy"), 60.0)
 
     async def follow():
         async with calling(farm.app, f"/jobs/{job['id']}/events") as call:

@@ -165,6 +165,40 @@ def test_a_process_that_leaves_answers_all_who_wait(farm):
     assert asyncio.run(look()) == (200, 200)
 
 
+def test_who_cannot_ask_elsewhere_is_kept_a_while_longer(farm, monkeypatch):
+    job, watch = order(farm)["id"], farm.app.state.farm.watch
+
+    async def leave(last_s):
+        monkeypatch.setattr("api.watch.LAST_S", last_s)
+        last = asyncio.create_task(watch.wait_done(job, 30, to_the_last=True))
+        first = asyncio.create_task(watch.wait_done(job, 30))
+        await until(lambda: waiting(farm) == 2)
+        watch.leave()
+        assert not (await first).done
+        if last_s > 1:
+            await asyncio.to_thread(farm.render)
+        return (await last).done
+
+    assert asyncio.run(leave(0.05)) is False
+    monkeypatch.setattr(watch, "_leaving", False)
+    monkeypatch.setattr(watch, "_gone", False)
+    assert asyncio.run(leave(20)) is True
+
+
+def test_waiting_is_counted_and_is_no_latency(farm):
+    job = order(farm)
+
+    async def look():
+        async with calling(farm.app, f"/jobs/{job['id']}", prefer="wait=30"):
+            await until(lambda: waiting(farm) == 1)
+            return await asyncio.to_thread(lambda: farm.client().get("/metrics").text)
+
+    assert "renderfarm_waiting_clients 1.0" in asyncio.run(look())
+    assert "renderfarm_waiting_clients 0.0" in (after := farm.client().get("/metrics").text)
+    assert 'http_requests_total{method="GET",route="/jobs/{job_id}"' in after
+    assert 'request_seconds_count{method="GET",route="/jobs/{job_id}"' not in after
+
+
 def test_two_loops_may_wait_at_once(farm):
     """A server has one event loop; a program that embeds the application may have more."""
     job = order(farm)

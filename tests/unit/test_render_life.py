@@ -3,161 +3,31 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, NoReturn
 
 import pytest
-from prometheus_client import CollectorRegistry
 
 from shared.errors import (
     Canceled,
     DeviceFault,
     GivenBack,
+    ModelError,
     RenderFailed,
-    ResultGone,
-    ResultsUnavailable,
     StoreUnavailable,
 )
 from shared.images import PictureInfo, encode_png
 from shared.jobs import JobStatus, RenderSpec, RenderState, StoredResult, Verdict
-from shared.metrics import WorkerMetrics
-from shared.results.inputs import Inputs as StoredInputs
 from shared.store.memory import MemoryJobStore
 from shared.store.values import (
-    Claim,
     Gpu,
-    WorkerStatus,
 )
+from tests.bench import LEASE_S, Farm
 from tests.orders import POOL, stored, submission
 from tests.waiting import wait_until
 from worker import exits
-from worker.engines.port import Inputs, OnStep, Picture, Previews
-from worker.health import Health
-from worker.heart import Heart
-from worker.inputs import Pantry
-from worker.keep import Keep
 from worker.leases import Lease
-from worker.previews import Gallery
-from worker.render import Bench, Seat
-
-LEASE_S = 30.0
-
-
-class FakeRenderer:
-    """Steps like an engine; `at` is called before each step."""
-
-    def __init__(self) -> None:
-        self.renders = 0
-        self.at: Callable[[int], None] = lambda step: None
-
-        self.gpu: Gpu | None = None
-
-    def warm_up(self) -> None: ...
-
-    def memory(self) -> Gpu | None:
-        return self.gpu
-
-    def render(
-        self,
-        spec: RenderSpec,
-        on_step: OnStep,
-        inputs: Callable[[], Inputs] | None = None,
-        previews: Previews | None = None,
-    ) -> Picture:
-        self.given = inputs() if inputs else None
-        for step in range(1, spec.steps_to_run + 1):
-            self.at(step)
-            on_step(step, spec.steps_to_run)
-        self.renders += 1
-        rgb = bytes([spec.seed % 256]) * (spec.width * spec.height * 3)
-        return Picture(rgb, spec.width, spec.height, {"denoise": 0.5}, {"device": "fake"})
-
-
-class FakeResults:
-    """A dict; `down` makes the next calls fail; `gate` holds every put, `view` every find."""
-
-    def __init__(self) -> None:
-        self.kept: dict[tuple[str, str], tuple[StoredResult, bytes]] = {}
-        self.down = 0
-        self.gate = threading.Event()
-        self.gate.set()
-        self.view = threading.Event()
-        self.view.set()
-
-    def put(self, result: StoredResult, png: bytes, details: dict[str, Any]) -> None:
-        self.gate.wait(10)
-        if self.down:
-            self.down -= 1
-            raise ResultsUnavailable
-        self.kept[result.fingerprint, result.token] = (result, png)
-
-    def find(self, fingerprint: str) -> StoredResult | None:
-        self.view.wait(10)
-        found = (r for (fp, _), (r, _) in sorted(self.kept.items()) if fp == fingerprint)
-        return next(found, None)
-
-    def read(self, result: StoredResult, start: int = 0, end: int | None = None) -> Iterator[bytes]:
-        try:
-            return iter([self.kept[result.fingerprint, result.token][1][start:end]])
-        except KeyError:
-            raise ResultGone from None
-
-    def delete(self, result: StoredResult) -> None:
-        self.kept.pop((result.fingerprint, result.token), None)
-
-
-class FakeLeases:
-    """Holds without a keeper; `lease` is the last one."""
-
-    lease: Lease
-
-    def __init__(self) -> None:
-        self.held: set[str] = set()
-
-    def hold(self, claim: Claim) -> Lease:
-        self.held.add(claim.token)
-        self.lease = Lease(self, claim)  # type: ignore[arg-type]
-        return self.lease
-
-    def drop(self, lease: Lease) -> None:
-        self.held.discard(lease.token)
-
-    def tell(self, line: dict[str, Any]) -> None: ...
-
-
-class Farm:
-    """A bench with everything round it."""
-
-    def __init__(self, store: MemoryJobStore | None = None) -> None:
-        self.store = store or MemoryJobStore()
-        self.results = FakeResults()
-        self.renderer = FakeRenderer()
-        self.leases = FakeLeases()
-        self.registry = CollectorRegistry()
-        metrics = WorkerMetrics(self.registry)
-        self.keep = Keep(self.store, self.results, metrics, _describe, patience_s=0.5)  # type: ignore[arg-type]
-        status = WorkerStatus(name="w", pool=POOL, model="tiny", state="ready")
-        heart = Heart(self.store, status, None)
-        seat = Seat("w", POOL, LEASE_S, drain_s=0.0)
-        self.health = Health()
-        self.left: list[int] = []
-        self.bench = Bench(
-            seat, self.store, self.renderer, self.leases, self.keep, heart, metrics,  # type: ignore[arg-type]
-            self.health, self._leave, Pantry(StoredInputs(self.results)),
-            Gallery(self.store.preview),
-        )  # fmt: skip
-
-    def _leave(self, code: int) -> None:
-        self.left.append(code)
-        self.bench.drain()
-
-    def count(self, outcome: str) -> float:
-        return self.registry.get_sample_value("renderfarm_renders_total", {"outcome": outcome}) or 0
-
-
-def _describe(claim: Claim, picture: Picture) -> PictureInfo:
-    return PictureInfo.of(claim.spec, claim.fingerprint, random_weights=True)
 
 
 @pytest.fixture
@@ -472,12 +342,6 @@ def test_a_store_that_stays_away_is_a_fault_that_may_pass_with_a_typed_code(farm
     assert farm.count("retried") == 1
 
 
-def unwell(farm: Farm) -> int:
-    return farm.store.heartbeat(
-        WorkerStatus(name="w", pool=POOL, model="m", state="busy"), 9
-    ).unwell
-
-
 def refuse(step: int) -> None:
     raise RenderFailed("render_error", "the image has values that are not finite")
 
@@ -495,19 +359,44 @@ def test_a_broken_device_gives_the_render_back_and_ends_the_worker(farm: Farm) -
     renders = [image.render for image in farm.store.get(job.id).images]
     assert {render.state for render in renders} == {RenderState.queued}
     assert sorted(render.last_loss or "" for render in renders) == ["", "device_fault"]
-    assert (farm.left, unwell(farm)) == ([exits.DEVICE_FAULT], 1)
+    assert (farm.left, farm.unwell) == ([exits.DEVICE_FAULT], 1)
     assert (farm.leases.held, farm.count("device_fault")) == (set(), 1)
 
 
-def test_failures_in_a_row_end_the_worker_and_are_counted(farm: Farm) -> None:
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        (ModelError("it cannot render"), exits.UNWELL),
+        (ZeroDivisionError(), exits.UNWELL),
+        (DeviceFault("CUDA error: unspecified launch failure"), exits.DEVICE_FAULT),
+    ],
+)
+def test_failures_in_a_row_and_a_failed_self_test_end_the_worker_and_are_counted(
+    farm: Farm, fault: Exception, code: int
+) -> None:
     farm.health.max_failures = 3
+    farm.renderer.sick = fault
     farm.store.submit(submission(n=5))
     farm.renderer.at = refuse
 
     taken = [farm.bench.take() for _ in range(5)]
 
     assert taken == [True, True, True, False, False]
-    assert (farm.left, unwell(farm)) == ([exits.UNWELL], 1)
+    assert (farm.left, farm.unwell, farm.renderer.self_tests) == ([code], 1, 1)
+
+
+def test_renders_that_fail_on_a_device_that_draws_end_no_worker(
+    farm: Farm, caplog: pytest.LogCaptureFixture
+) -> None:
+    farm.health.max_failures = 3
+    farm.store.submit(submission(n=7))
+    farm.renderer.at = refuse
+
+    assert all(farm.bench.take() for _ in range(7))
+
+    assert (farm.left, farm.unwell, farm.renderer.self_tests) == ([], 0, 2)
+    told = [r for r in caplog.records if getattr(r, "action", "") == "self_test_passed"]
+    assert [record.reason for record in told] == ["3 renders failed in a row"] * 2  # type: ignore[attr-defined]
 
 
 def test_a_picture_between_failures_shows_that_the_worker_is_well(farm: Farm) -> None:
@@ -537,6 +426,7 @@ def test_what_is_not_the_workers_fault_does_not_count(farm: Farm, code: str) -> 
 
 def test_an_internal_error_counts(farm: Farm) -> None:
     farm.health.max_failures = 1
+    farm.renderer.sick = ModelError("it cannot render")
     farm.store.submit(submission())
 
     def fail(step: int) -> None:

@@ -65,6 +65,7 @@ class DiffusersSD3:
         self._glance: Glance | None = None
 
     def warm_up(self) -> None:
+        self._embed.cache_clear()  # the encoders are tried out too
         side = max(WARM_UP_SIDE_PX, self._entry.min_side_px)
         self._try_out(side, side)
         if self._entry.compile != "off":  # else the first order of this size pays for compiling

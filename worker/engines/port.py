@@ -57,7 +57,10 @@ class Renderer(Protocol):
     """One device, one loaded pipeline. Not thread-safe: one render at a time, always one thread."""
 
     def warm_up(self) -> None:
-        """Render a small image and check that it is one. Raises ModelError."""
+        """Render a small image and check that it is one; also later, as a self-test.
+
+        Raises ModelError, DeviceFault.
+        """
 
     def render(
         self,
