@@ -142,6 +142,50 @@ def test_follow_ends_with_the_job_that_is_done(farm: Farm, client: Client) -> No
     assert (looks[0], looks[-1]) == ("queued", "succeeded")
 
 
+def test_the_events_of_a_job_tell_its_story_and_end_with_it(farm: Farm, client: Client) -> None:
+    job = client.submit(ORDER)
+    seen = []
+    for event in client.events(job):
+        seen.append(event)
+        if len(seen) == 1:
+            farm.render()
+
+    assert (seen[0].type, seen[-1].type) == ("job.snapshot", "job.succeeded")
+    assert seen[0].job is not None
+    assert seen[0].job.id == job.id
+    again = [event.id for event in client.events(job, after=seen[0].id)]
+    assert again == [event.id for event in seen[1:] if event.id is not None]
+
+
+def test_jobs_are_listed_page_by_page_and_deleted(
+    farm: Farm, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("renderfarm_client.client.PAGE", 2)
+    ids = [client.submit(ORDER, seed=seed, metadata={"k": "v"}).id for seed in range(5)]
+    other = client.submit(ORDER, seed=9)
+    farm.render()
+
+    assert [job.id for job in client.list(metadata={"k": "v"})] == ids[::-1]
+    assert [job.id for job in client.list(status="succeeded")] == [ids[0]]
+    assert [job.id for job in client.list(order="asc", limit=3)] == ids[:3]
+    client.delete(ids[0])
+    client.delete(ids[0])  # gone is gone
+    assert ids[0] not in [job.id for job in client.list()]
+    with pytest.raises(Refused) as caught:
+        client.delete(other)
+    assert caught.value.code == "job_not_finished"
+
+
+def test_an_estimate_and_the_queue_tell_what_is_before_an_order(farm: Farm, client: Client) -> None:
+    client.submit(ORDER, n=3, seed=100)
+
+    estimate = client.dry_run(ORDER, n=2)
+    tiny = next(model for model in client.queue().models if model.model == "tiny")
+
+    assert (len(estimate.images), estimate.images[0].seed, estimate.queue_position) == (2, 42, 3)
+    assert tiny.queued == farm.pending == 3
+
+
 def test_a_picture_from_a_file_is_sent_in_base64(tmp_path: Path) -> None:
     (tmp_path / "fox.png").write_bytes(b"\x89PNG")
     seen = Recorder(JSONResponse(JOB, 202))
