@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -379,3 +380,31 @@ def test_it_needs_nothing_but_httpx2_and_pydantic() -> None:
     ours = {"api", "worker", "shared", "cli", "deploy"}
     heavy = {"fastapi", "starlette", "torch", "celery", "redis", "boto3", "PIL", "rich"}
     assert not set(done.stdout.split()) & (ours | heavy)
+
+
+def test_the_scripts_of_the_guide_run(
+    farm: Farm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    guide = Path(renderfarm_client.__file__).parents[1] / "docs" / "client.md"
+    scripts = re.findall(r"```python\n(.*?)```", guide.read_text("utf-8"), re.S)
+    monkeypatch.chdir(tmp_path)
+    done = threading.Event()
+
+    def paint() -> None:
+        while not done.wait(0.01):
+            while claimed := farm.claim():
+                farm.finish(claimed)
+
+    with serving(farm.app) as url, ThreadPoolExecutor(1) as threads:
+        threads.submit(paint)
+        try:
+            for script in scripts:
+                here = script.replace("Client()", f'Client("{url}")')
+                exec(here.replace("http://127.0.0.1:8000", url), {})
+        finally:
+            done.set()
+
+    told = capsys.readouterr().out.splitlines()
+    assert len(scripts) == 2
+    assert len(list((tmp_path / "out").glob("job_*-42.png"))) == 1
+    assert told[-1].startswith("job_")
