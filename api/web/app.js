@@ -313,3 +313,6 @@ $("model").addEventListener("change", showModel);
 form.addEventListener("submit", submit);
 showFarm();
 loadModels().then(recall);
+form.addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
+});

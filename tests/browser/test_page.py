@@ -148,9 +148,9 @@ def test_a_refused_order_shows_each_fault_at_its_field(site, page):
     expect(page.locator("#size-fault")).to_be_hidden()
 
 
-def test_a_queued_job_is_canceled_by_keyboard(site, page):
+def test_a_job_is_ordered_and_canceled_by_keyboard(site, page):
     page.get_by_label("Prompt", exact=True).fill("a fox")
-    page.get_by_label("Images").press("Enter")
+    page.get_by_label("Prompt", exact=True).press("Control+Enter")
 
     page.get_by_role("button", name="Cancel").press("Enter")
 
