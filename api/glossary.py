@@ -138,10 +138,6 @@ WORDS: dict[str, tuple[str, Any]] = {
     "ErrorKind.type": ("OpenAI's name for it", "invalid_request_error"),
     "ErrorKind.code": ("For programs", "invalid_size"),
     "meaning": ("What it means", "Width or height is outside what the model can draw."),
-    # webhooks
-    "WebhookView.url": ("Where to", "https://shop.example/hook"),
-    "events": ("Which events to tell of", ["job.succeeded"]),
-    "delivery": ("Which delivery, from the list; none: all that failed", None),
     # lists
     "data": ("The entries", []),
     "limit": ("How many entries at most", 20),
@@ -183,10 +179,16 @@ WORDS: dict[str, tuple[str, Any]] = {
     "max_queued": ("How many may wait; null: no limit", 200),
     "poison": ("Admins: how many renders are on that list", None),
     "QueueView.owners": ("Admins: everybody's renders", None),
+    # the audit log
+    "ActView.actor": ("The owner whose key was used, or the operator of a command", "root"),
+    "ActView.key": ("The id of that key; null: none of the farm's", "key_01JD8QZ4M3N5P7R9S1T3V5W7X9"),
+    "ActView.what": ("What was done", "worker.drained"),
+    "ActView.target": ("To which job, worker, render or key", "gpu-box-gpu0"),
     # verification
     "verify": ("What a verification found", None),
     "identical": ("Whether every pixel is the same", True),
     "max_abs_diff": ("The largest difference of any sample, 0 to 255", 0),
+    "InputView.sha256": ("Names its pixels; an order may say it", _HASH),
     "VerifyView.sha256": ("Hash of the PNG that it would have stored", _HASH),
     # models
     "created": ("Unix seconds; 0: an entry has no birthday", 0),

@@ -173,7 +173,9 @@ async def _done(request: Request, farm: Farm, wait: Held) -> Job:
     job = wait.job
     if not job.done:
         limit_s = budget_s(request, farm.settings)
-        job = await while_there(request.receive, farm.watch.wait_done(job.id, limit_s))
+        job = await while_there(
+            request.receive, farm.watch.wait_done(job.id, limit_s, to_the_last=True)
+        )
     if not job.done and farm.drain.begun:
         raise leaving()  # the job is held for a while, so asking again attaches to it
     if not job.done:

@@ -11,7 +11,7 @@ import json
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,7 +24,7 @@ from api.live import Live
 from shared.errors import StoreUnavailable
 from shared.events import PING, POSITION, PROGRESS, Event, Passing, read_event
 from shared.store.port import JobStore
-from shared.store.values import Pulse, WorkerStatus
+from shared.store.values import Pulse
 
 T = TypeVar("T")
 log = logging.getLogger("api")
@@ -33,9 +33,7 @@ TICK_S = 2.0
 TOGETHER_S = 0.05  # after an outage subscriptions come back one by one: look once for many
 BATCH = 100  # jobs in one look: the server does nothing else meanwhile
 JOIN_S = 1.0  # a watcher waits so long for its subscription, then it looks without
-MOVES_PER_S = (
-    100  # each costs a look at a job, for its ETA: of many queued jobs each is told less often
-)
+MOVES_PER_S = 25  # each costs a look at a job: of very many in a queue each is told less often
 PROGRESS_S = 1.0  # least time between two words about the steps of one image
 PING_S = 13.0  # by the tick after this one 15 s of silence are not over
 READERS = 8  # threads that read for all watchers: orders find others free
@@ -104,7 +102,7 @@ class Topic:
         for watcher in self.watchers:
             watcher.hear(said)
 
-    def look(self, pulse: Pulse | None, workers: Sequence[WorkerStatus] = ()) -> None:
+    def look(self, pulse: Pulse | None) -> None:
         """None: the job is gone."""
         self.over = pulse is None or pulse.open == 0
         for watcher in self.watchers:

@@ -171,3 +171,21 @@ Errors = Listing[ErrorKind]
 Workers = Listing[WorkerView]
 PoisonList = Listing[PoisonView]
 Jobs = Listing[JobView]
+
+
+class ActView(Answer):
+    """What an admin did: `actor` did `what` to `target`."""
+
+    id: str
+    object: Literal["act"]
+    at: str
+    actor: str
+    key: str | None
+    what: str
+    target: str
+    owner: str | None
+    request_id: str | None
+
+
+class ActList(Listing[ActView]):
+    has_more: bool

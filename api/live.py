@@ -16,16 +16,18 @@ from redis.asyncio.connection import AbstractConnection
 
 from shared.keys import KEYS
 from shared.logs import event
-from shared.store.address import connect_async
+from shared.store.address import connection
 from shared.store.faults import fault_of
 from shared.store.memory_events import MemoryEvents
 
 log = logging.getLogger("api")
 Hear = Callable[[str, str], None]  # job, what is said on its channel
 Join = Callable[[Iterable[str]], None]  # jobs of which everything is heard from now on
+Commands = asyncio.Queue[tuple[str, list[str]]]
 
 QUIET_S = 5.0  # a connection that is silent for so long is asked whether it lives
 LONGEST_PAUSE_S = 2.0
+STEADY_S = 10.0  # a connection that lasted so long was no part of the outage before it
 BATCH = 500  # channels in one command
 
 
@@ -46,15 +48,17 @@ class RedisLive:
     def __init__(self, url: str) -> None:
         self._url = url
         self._jobs: set[str] = set()
-        self._commands: asyncio.Queue[tuple[str, list[str]]] = asyncio.Queue()
+        self._commands: Commands | None = None  # those of the connection, while there is one
 
     def add(self, job_id: str) -> None:
         self._jobs.add(job_id)
-        self._commands.put_nowait(("SUBSCRIBE", [job_id]))
+        if self._commands:
+            self._commands.put_nowait(("SUBSCRIBE", [job_id]))
 
     def remove(self, job_id: str) -> None:
         self._jobs.discard(job_id)
-        self._commands.put_nowait(("UNSUBSCRIBE", [job_id]))
+        if self._commands:
+            self._commands.put_nowait(("UNSUBSCRIBE", [job_id]))
 
     async def run(self, hear: Hear, joined: Join) -> None:
         pause_s, silent = 0.0, False
@@ -63,7 +67,7 @@ class RedisLive:
             try:
                 await self._listen(hear, joined)
             except (redis.RedisError, OSError) as error:
-                lasted = time.monotonic() - begun > LONGEST_PAUSE_S
+                lasted = time.monotonic() - begun > STEADY_S
                 if lasted or not silent:  # once for an outage
                     event(log, "not_listening", logging.WARNING, reason=_reason(error))
                 pause_s, silent = 0.0 if lasted else pause_s, True
@@ -72,41 +76,36 @@ class RedisLive:
 
     async def _listen(self, hear: Hear, joined: Join) -> None:
         """One connection's life. Raises redis.RedisError, OSError."""
-        client = connect_async(self._url)
-        connection = client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
-        writer: asyncio.Task[None] | None = None
-        try:
-            await connection.connect()
-            self._commands = asyncio.Queue()
+        async with connection(self._url) as wire:
+            self._commands = commands = Commands()
             jobs = sorted(self._jobs)
             for at in range(0, len(jobs), BATCH):
-                self._commands.put_nowait(("SUBSCRIBE", jobs[at : at + BATCH]))
-            writer = asyncio.create_task(self._write(connection))
-            await self._read(connection, hear, joined)
-        finally:
-            if writer:
+                commands.put_nowait(("SUBSCRIBE", jobs[at : at + BATCH]))
+            writer = asyncio.create_task(self._write(wire, commands))
+            try:
+                await self._read(wire, hear, joined)
+            finally:
+                self._commands = None
                 writer.cancel()
                 await asyncio.gather(writer, return_exceptions=True)
-            await connection.disconnect(nowait=True)
-            await client.aclose()
 
-    async def _write(self, connection: AbstractConnection) -> None:
+    async def _write(self, wire: AbstractConnection, commands: Commands) -> None:
         """A write that fails closes the connection, and so ends the reading."""
         while True:
-            verb, jobs = await self._commands.get()
+            verb, jobs = await commands.get()
             channels = [KEYS["live"] + job for job in jobs]
-            await connection.send_command(verb, *channels, check_health=False)
+            await wire.send_command(verb, *channels, check_health=False)
 
-    async def _read(self, connection: AbstractConnection, hear: Hear, joined: Join) -> None:
+    async def _read(self, wire: AbstractConnection, hear: Hear, joined: Join) -> None:
         asked = False
         while True:
             # Whoever cancels this closes the connection after the writer has ended, not under it.
-            answer = await connection.read_response(timeout=QUIET_S, disconnect_on_error=False)
+            answer = await wire.read_response(timeout=QUIET_S, disconnect_on_error=False)
             if answer is None and asked:
                 raise redis.TimeoutError
             asked = answer is None
             if asked:
-                await connection.send_command("PING", check_health=False)
+                await wire.send_command("PING", check_health=False)
             elif isinstance(answer, list) and answer[0] == "message":
                 hear(_job(answer[1]), answer[2])
             elif isinstance(answer, list) and answer[0] == "subscribe":

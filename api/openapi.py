@@ -19,7 +19,6 @@ TAGS = {
     "image bytes": "One picture as the answer, as Hugging Face's clients want it.",
     "A1111": "What tools of AUTOMATIC1111's web UI ask for.",
     "models": "What can be ordered, and who serves it.",
-    "webhooks": "Deliveries to a receiver of yours, and the secret that signs them.",
     "operations": "For probes, operators and admins.",
 }
 

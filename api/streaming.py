@@ -45,7 +45,7 @@ async def _told(
 async def _events(farm: Farm, job: Job, quality: str, kind: str) -> AsyncGenerator[bytes, None]:
     """Raises Problem for a job that did not succeed."""
     sent: set[int] = set()
-    async with aclosing(farm.watch.follow(job.id)) as news:
+    async with aclosing(farm.watch.follow(job.id, to_the_last=True)) as news:
         async for said in news:
             if isinstance(said, Passing):
                 if part := _passing(job, quality, kind, said):

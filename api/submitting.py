@@ -28,8 +28,9 @@ def take(
     submitted = farm.store.submit(allowed(farm, owner, submission))
     request.state.job_id = submitted.job.id
     _count(farm, submitted)
-    if not submitted.replayed:  # only a retry is ordered for another
-        farm.audit.upon_another(request, owner, "job.retried", submitted.job)
+    if not submitted.replayed:  # only a retry or a verification is ordered for another
+        what = "job.retried" if submitted.job.retries else "job.verified"
+        farm.audit.upon_another(request, owner, what, submitted.job)
     replayed = {"Idempotent-Replayed": "true"} if submitted.replayed else {}
     return submitted, rate_headers(submitted.rate) | replayed
 

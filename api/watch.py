@@ -15,6 +15,7 @@ from shared.jobs import Job
 from shared.store.port import JobStore
 
 T = TypeVar("T")
+LAST_S = 25.0  # less than the server gives its last requests
 
 
 class Watch:
@@ -27,15 +28,16 @@ class Watch:
         self._store = store
         self._open_live = open_live
         self._hubs: dict[asyncio.AbstractEventLoop, tuple[Hub, asyncio.Task[None]]] = {}
-        self._leaving = False
+        self._leaving = self._gone = False
 
     @property
     def watchers(self) -> int:
         return sum(hub.watchers for hub, _ in tuple(self._hubs.values()))
 
-    async def wait_done(self, job_id: str, limit_s: float) -> Job:
+    async def wait_done(self, job_id: str, limit_s: float, *, to_the_last: bool = False) -> Job:
         """The job as soon as it is done, else as it is after `limit_s` or when this process leaves.
 
+        `to_the_last`: for a client that cannot ask another process; it is kept `LAST_S` longer.
         An outage of the store is waited out while the limit lasts. Raises JobNotFound (also if it is
         deleted meanwhile) and StoreUnavailable.
         """
@@ -43,7 +45,7 @@ class Watch:
         async with hub.watching(job_id, watcher):
             try:
                 async with asyncio.timeout(limit_s):
-                    while not self._leaving:
+                    while not self._ends(to_the_last):
                         job = await self._look(hub, job_id)
                         if job and job.done:
                             return job
@@ -53,7 +55,7 @@ class Watch:
             return await hub.read(self._store.get, job_id)
 
     async def follow(
-        self, job_id: str, after: str | None = None
+        self, job_id: str, after: str | None = None, *, to_the_last: bool = False
     ) -> AsyncGenerator[Event | Passing, None]:
         """Every stored event later than `after` (None: all), in order and once, and what passes.
 
@@ -66,7 +68,7 @@ class Watch:
         if after is not None and watcher.last is None:
             return
         async with hub.watching(job_id, watcher) as topic:
-            while not self._leaving:
+            while not self._ends(to_the_last):
                 news = await self._missed(hub, topic, watcher, job_id)
                 if news is None:
                     return
@@ -103,10 +105,23 @@ class Watch:
             return None  # the hub looks again
 
     def leave(self) -> None:
-        """This process leaves: whoever waits in this event loop is answered now, and later too."""
+        """This process leaves: whoever waits in this event loop is answered, at once or at last."""
+        loop, first = asyncio.get_running_loop(), not self._leaving
         self._leaving = True
-        if hub := self._hubs.get(asyncio.get_running_loop()):
+        self._wake(loop)
+        if first:
+            loop.call_later(LAST_S, self._go, loop)
+
+    def _go(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._gone = True
+        self._wake(loop)
+
+    def _wake(self, loop: asyncio.AbstractEventLoop) -> None:
+        if hub := self._hubs.get(loop):
             hub[0].wake()
+
+    def _ends(self, to_the_last: bool) -> bool:
+        return self._gone if to_the_last else self._leaving
 
     def _hub(self) -> Hub:
         loop = asyncio.get_running_loop()

@@ -68,9 +68,9 @@ class Call:
     def types(self) -> list[str]:
         return [told.type for told in self.told()]
 
-    async def until(self, condition: Any, what: str = "") -> None:
+    async def until(self, condition: Any, limit_s: float = LIMIT_S) -> None:
         """Wait until the condition holds of what has come."""
-        async with asyncio.timeout(LIMIT_S), self._news:
+        async with asyncio.timeout(limit_s), self._news:
             await self._news.wait_for(lambda: condition(self))
 
     async def end(self) -> None:

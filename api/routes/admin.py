@@ -14,7 +14,7 @@ from api.door import again
 from api.errors import Problem, responses
 from api.farm import Farm, farm_of
 from api.inputs import keep_inputs
-from api.listings import Jobs, PoisonList
+from api.listings import ActList, Jobs, PoisonList
 from api.owner import Owner
 from api.reading import digest_retry
 from api.routes import get
@@ -79,13 +79,20 @@ def drop(request: Request, admin: Admin, render_id: str) -> Response:
     router,
     "/audit",
     summary="What admins did, the newest first",
-    responses=responses(*_REFUSALS),
+    responses={200: {"model": ActList}, **responses(*_REFUSALS)},
 )
 def audit(
     request: Request,
     admin: Admin,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    after: Annotated[str | None, Query(pattern=r"^[0-9]{1,18}(-[0-9]{1,18})?$")] = None,
+    after: Annotated[
+        str | None,
+        Query(
+            pattern=r"^[0-9]{1,18}(-[0-9]{1,18})?$",
+            description="The last id of the page before",
+            examples=["1767610800000-0"],
+        ),
+    ] = None,
 ) -> dict[str, Any]:
     """`after`: the id of the last act that was seen."""
     acts = farm_of(request).audit.kept.acts(limit, after)

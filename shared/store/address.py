@@ -9,6 +9,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
@@ -16,6 +18,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit
 import redis
 import redis.asyncio as aio
 from redis.asyncio import sentinel as aio_sentinel
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry as AioRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -103,28 +106,36 @@ def connect(url: str, *, patience_s: float) -> redis.Redis:
     return client
 
 
-def connect_async(url: str) -> aio.Redis:
-    """A client for whoever waits: it tries nothing again, and reads for as long as it is told to.
+@asynccontextmanager
+async def connection(url: str) -> AsyncIterator[AbstractConnection]:
+    """One connection for whoever waits: it is open, tries nothing again, and ends with the block.
 
-    Connects to nothing yet. Raises SettingsError.
+    Raises SettingsError, redis.RedisError, OSError.
     """
+    once = {"retry": AioRetry(NoBackoff(), 0)}
     options: dict[str, Any] = {
         "decode_responses": True,
         "socket_timeout": ANSWER_S,
         "socket_connect_timeout": CONNECT_S,
         "socket_keepalive": True,
-        "retry": AioRetry(NoBackoff(), 0),
         "protocol": 2,
+        **once,
     }
-    if not _is_sentinel(url):
-        return aio.Redis.from_url(url, **options)
-    at = _sentinels(url)
-    once = {"retry": AioRetry(NoBackoff(), 0)}
-    sentinel: Any = aio_sentinel.Sentinel(at.places, sentinel_kwargs={**at.asking, **once})  # type: ignore[no-untyped-call]
-    client: aio.Redis = sentinel.master_for(
-        at.service, db=at.db, **at.login, **at.encrypted, **options
-    )
-    return client
+    guides: list[aio.Redis] = []
+    if _is_sentinel(url):
+        at = _sentinels(url)
+        sentinel: Any = aio_sentinel.Sentinel(at.places, sentinel_kwargs={**at.asking, **once})  # type: ignore[no-untyped-call]
+        guides = sentinel.sentinels
+        client = sentinel.master_for(at.service, db=at.db, **at.login, **at.encrypted, **options)
+    else:
+        client = aio.Redis.from_url(url, **options)
+    async with AsyncExitStack() as stack:
+        for each in (*guides, client):
+            stack.push_async_callback(each.aclose)
+        one = client.connection_pool.make_connection()
+        stack.push_async_callback(one.disconnect, nowait=True)
+        await one.connect()
+        yield one
 
 
 def broker(url: str) -> Broker:

@@ -214,6 +214,8 @@ def test_one_receiver_has_only_so_many_under_way(store: JobStore) -> None:
     }  # fmt: skip
     assert good in {each.job_id for each in first}
     assert take(store) == []
+    ended(store, hooked("https://slow.example/", cache="bypass"))
+    assert take(store) == []  # a new event makes no room
     slow = next(each for each in first if "slow" in each.lane)
     store.settle_delivery(slow, answered(), "delivered")
     assert [each.lane for each in take(store)] == [slow.lane]
@@ -228,6 +230,8 @@ def test_one_owner_has_only_so_many_under_way(store: JobStore) -> None:
 
     assert Counter(each.owner for each in first) == {"alice": OWNER_MOST, "bob": 1}
     assert take(store) == []
+    ended(store, hooked("https://new.example/", cache="bypass"))
+    assert take(store) == []  # a new event makes no room
     store.settle_delivery(first[0], answered(), "delivered")
     assert len(take(store)) == 1
 
@@ -284,11 +288,23 @@ def test_a_delivery_is_sent_again_on_request(store: JobStore) -> None:
 def test_a_request_to_send_again_ends_a_pause(store: JobStore) -> None:
     job_id = ended(store)
     (first,) = take(store)
+    store.freeze_delivery(first, "old")
     store.settle_delivery(first, answered(500), "waiting", 3600.0)
     assert take(store) == []
 
     store.redeliver(job_id, "job.succeeded")
 
+    (again,) = take(store)
+    assert (again.body, again.tries) == (None, 0)
+
+
+def test_a_request_to_send_again_outruns_the_try_that_is_under_way(store: JobStore) -> None:
+    job_id = ended(store)
+    (first,) = take(store)
+
+    store.redeliver(job_id, "job.succeeded")
+
+    assert not store.settle_delivery(first, answered(500), "failed")
     assert len(take(store)) == 1
 
 

@@ -99,6 +99,22 @@ def test_bypass_renders_again(farm: RunningFarm) -> None:
     assert again["images"][0]["fingerprint"] == first["images"][0]["fingerprint"]
 
 
+def test_a_farm_that_has_rendered_knows_what_the_next_order_takes(farm: RunningFarm) -> None:
+    farm.wait(farm.submit(seed=340)["id"])
+
+    url = f"{farm.url}/jobs?dry_run=true"
+    told = httpx2.post(url, json={**QUICK, "seed": 341, "n": 2}, timeout=30).json()
+    queue = farm.get("/queue").json()
+
+    assert [image["cached"] for image in told["images"]] == [False, False]
+    assert 0 < told["gpu_s"] < 60
+    assert told["eta_s"] is not None
+    workers = queue["models"][0]["workers"]
+    assert workers["ready"] + workers["busy"] == told["workers_ready"] >= 1
+    assert queue["mine"]["queued"] == 0
+    assert httpx2.post(url, json={**QUICK, "seed": 340}, timeout=30).json()["images"][0]["cached"]
+
+
 def test_a_picture_is_verified_listed_and_deleted(farm: RunningFarm) -> None:
     job = farm.wait(farm.submit(seed=350)["id"])
 

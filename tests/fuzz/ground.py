@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import redis
@@ -73,14 +74,22 @@ class Ground:
         """How many keys Redis holds."""
         return int(self._redis.dbsize())
 
-    def plant(self, path: str, answer: Callable[[], object]) -> None:
+    @contextmanager
+    def planted(self, path: str, answer: Callable[[], object]) -> Iterator[None]:
         """Let a GET answer something else: does the fuzzer notice?"""
+        routes = self.farm.app.router.routes
         self.farm.app.get(path)(answer)
-        self.farm.app.router.routes.insert(0, self.farm.app.router.routes.pop())
+        routes.insert(0, routes.pop())
+        try:
+            yield
+        finally:
+            del routes[0]
+            for key in self._redis.keys("left:*"):
+                self._redis.delete(key)
 
     def leave_a_key(self) -> None:
         """What a careless refusal does."""
-        self._redis.set("left", "behind")
+        self._redis.set(f"left:{time.monotonic_ns()}", "behind")
         raise Problem(404, "model_not_found", "but something stays")
 
     def _paint(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 import redis
 from kombu.exceptions import OperationalError
 
+from api.live import RedisLive
 from deploy.ports import free_port
 from shared.errors import StoreRefuses, StoreUnavailable
 from shared.jobs import JobStatus
@@ -55,6 +57,30 @@ def tickets(settings: Settings, pool: str = POOL) -> int:
     return taken
 
 
+def heard_of(settings: Settings, job: str) -> str:
+    """What the API's subscription hears when a worker takes the job."""
+    store, said = open_store(settings), []
+
+    async def listen() -> None:
+        live, joined, heard = RedisLive(settings.redis_address), asyncio.Event(), asyncio.Event()
+
+        def hear(at: str, message: str) -> None:
+            said.append(f"{at} {message}")
+            heard.set()
+
+        live.add(job)
+        listening = asyncio.create_task(live.run(hear, lambda jobs: joined.set()))
+        async with asyncio.timeout(10):
+            await joined.wait()
+            await asyncio.to_thread(store.claim, POOL, "t1", "slot", "worker", 30.0)
+            await heard.wait()
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+
+    asyncio.run(listen())
+    return said[0]
+
+
 # ------------------------------------------------------------------------------------------ TLS
 
 
@@ -77,6 +103,7 @@ def test_both_clients_speak_tls_to_a_server_they_can_verify(tmp_path: Path) -> N
         assert store.get(job.id).status is JobStatus.queued
         assert store.faults() == ()
         assert tickets(settings) == 1
+        assert heard_of(settings, job.id)
         with pytest.raises(StoreUnavailable):
             open_store(Settings(redis_url=url, redis_ca_file=other), patience_s=0.2).ping()
         stranger = make_app(Settings(redis_url=url, redis_ca_file=other))
@@ -90,6 +117,26 @@ def _answers(store: object) -> bool:
     except StoreUnavailable:
         return False
     return True
+
+
+# ------------------------------------------------------------------------------------- Sentinel
+
+
+def test_the_subscription_asks_the_sentinels_where_the_primary_is(tmp_path: Path) -> None:
+    secret = ("requirepass secret", *DURABLE)
+    with Node(tmp_path / "primary", *secret) as primary:
+        watched = (
+            f"sentinel monitor queue 127.0.0.1 {primary.port} 1",
+            "sentinel auth-pass queue secret",
+        )
+        with Node(tmp_path / "sentinel", *watched, sentinel=True) as sentinel:
+            sentinel.wait()
+            url = f"redis+sentinel://:secret@127.0.0.1:1,127.0.0.1:{sentinel.port}/queue/0"
+            settings = Settings(redis_url=url)
+            wait_until(lambda: _answers(open_store(settings)))
+            job = open_store(settings).submit(submission()).job
+
+            assert heard_of(settings, job.id).startswith(f"{job.id} 2 ")
 
 
 # -------------------------------------------------------------------------------------- ACL user

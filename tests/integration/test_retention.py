@@ -22,7 +22,9 @@ from tests.waiting import wait_until
 RETENTION_S = 1
 NO_JOB = Failure(code="render_error", message="no")
 # What the farm knows of itself; everything else belongs to jobs and must end with them.
-OF_THE_FARM = ("farm:totals", "farm:serial", "farm:pools", "farm:vtime:", "farm:flows:", "render.")
+OF_THE_FARM = (
+    "farm:totals", "farm:serial", "farm:pools", "farm:vtime:", "farm:flows:", "farm:pace:", "render.",
+)  # fmt: skip
 
 LISTS = ("farm:poison", "farm:jobs")  # the chores take out what has expired
 

@@ -6,6 +6,7 @@ import asyncio
 import random
 import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -73,42 +74,59 @@ def channels(url: str) -> list[str]:
         return client.pubsub_channels()  # type: ignore[no-any-return]
 
 
-def test_redis_is_killed_in_the_middle_and_everybody_hears_the_end(server: EmbeddedRedis) -> None:
+@pytest.fixture
+def starter() -> Iterator[ThreadPoolExecutor]:
+    """A thread that outlives the event loop: a server ends with the thread that started it."""
+    with ThreadPoolExecutor(1) as starter:
+        yield starter
+
+
+def test_redis_is_killed_in_the_middle_and_everybody_hears_the_end(
+    server: EmbeddedRedis, starter: ThreadPoolExecutor
+) -> None:
     farm = Farm(server.url)
     jobs = [farm.order(seed) for seed in range(12)]
 
-    async def wait() -> list[Call]:
+    async def wait() -> tuple[list[Call], list[list[str]]]:
         async with AsyncExitStack() as stack:
-            for_jobs = [
-                await stack.enter_async_context(calling(farm.app, url, **headers))
+            looks = [
+                await stack.enter_async_context(calling(farm.app, f"/jobs/{job}", prefer="wait=50"))
                 for job in jobs
-                for url, headers in (
-                    (f"/jobs/{job}", {"prefer": "wait=50"}),
-                    (f"/jobs/{job}/events", {}),
-                )
             ]
-            await until(lambda: farm.waiting == len(for_jobs))
+            streams = [asyncio.create_task(followed(farm, job)) for job in jobs]
+            await until(lambda: farm.waiting == 2 * len(jobs))
             for _ in jobs[:4]:  # some end before, some while nobody is told, some after
                 await asyncio.to_thread(farm.render)
-            await asyncio.to_thread(_crash, server)
+            await asyncio.get_running_loop().run_in_executor(starter, _crash, server)
             for _ in jobs[4:8]:
                 await asyncio.to_thread(farm.render)
             await until(lambda: len(channels(server.url)) == 4, "subscribed again")
             for _ in jobs[8:]:
                 await asyncio.to_thread(farm.render)
-            for call in for_jobs:
-                await call.end()
-            return for_jobs
+            for look in looks:
+                await look.end()
+            async with asyncio.timeout(20):
+                return looks, await asyncio.gather(*streams)
 
-    calls = asyncio.run(wait())
-    assert [call.status for call in calls] == [200] * len(calls)
-    for job, look, stream in zip(jobs, calls[::2], calls[1::2], strict=True):
-        assert b'"status":"succeeded"' in look.body
-        ids = [each.id for each in stream.told() if each.id]
+    looks, streams = asyncio.run(wait())
+    for job, look, ids in zip(jobs, looks, streams, strict=True):
+        assert (look.status, b'"status":"succeeded"' in look.body) == (200, True)
         events = farm.store.events(job, None)
         assert events
         assert ids == [event.id for event in events]
     assert farm.waiting == 0
+
+
+async def followed(farm: Farm, job: str) -> list[str]:
+    """Ids of all events, by a client that comes back as an EventSource does."""
+    ids: list[str] = []
+    while True:
+        known = {"last_event_id": ids[-1]} if ids else {}
+        async with calling(farm.app, f"/jobs/{job}/events", **known) as call:
+            await call.until(lambda c: c.ended, limit_s=30)
+            if call.status == 204:
+                return ids
+            ids += [each.id for each in call.told() if each.id] if call.status == 200 else []
 
 
 def _crash(server: EmbeddedRedis) -> None:

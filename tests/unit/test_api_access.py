@@ -1,6 +1,5 @@
 """Who may see what: keys, owners, signed URLs, the open farm."""
 
-import re
 from urllib.parse import parse_qsl, urlencode
 
 import pytest
@@ -26,51 +25,6 @@ def job(farm):
     taken = farm.client("alice-key").post("/jobs", json=FOX).json()
     farm.render()
     return farm.client("alice-key").get(f"/jobs/{taken['id']}").json()
-
-
-JOB_ROUTES = [
-    (method, spelling + path)
-    for spelling in ("", "/v1")
-    for method, path in [
-        ("GET", "/jobs/{id}"),
-        ("HEAD", "/jobs/{id}"),
-        ("GET", "/jobs/{id}/events"),
-        ("HEAD", "/jobs/{id}/events"),
-        ("POST", "/jobs/{id}/cancel"),
-        ("POST", "/jobs/{id}/retry"),
-        ("GET", "/jobs/{id}/result"),
-        ("HEAD", "/jobs/{id}/result"),
-        ("GET", "/files/{id}/0.png"),
-        ("HEAD", "/files/{id}/0.webp"),
-    ]
-]
-
-
-@pytest.mark.parametrize(("method", "path"), JOB_ROUTES)
-def test_a_job_is_there_for_its_owner_and_admins_only(farm, job, method, path):
-    url = path.format(id=job["id"])
-    done = 409 if method == "POST" else 200
-
-    answers = {
-        key: farm.client(key).request(method, url).status_code
-        for key in ("alice-key", "root-key", "bob-key", "nobodys-key", None)
-    }
-
-    assert answers == {
-        "alice-key": done, "root-key": done, "bob-key": 404, "nobodys-key": 401, None: 401,
-    }  # fmt: skip
-
-
-def test_the_matrix_above_covers_every_route_about_a_job(farm):
-    paths = farm.app.openapi()["paths"]
-
-    about_jobs = {path for path in paths if "{job_id}" in path}
-    tried = {path.replace("{id}", "{job_id}") for _, path in JOB_ROUTES}
-    assert about_jobs == {
-        re.sub(r"/0\.(png|webp)$", "/{index}.{extension}", path)
-        for path in tried
-        if not path.startswith("/v1")
-    }
 
 
 def test_an_admin_may_cancel_for_others(farm):

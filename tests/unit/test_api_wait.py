@@ -165,6 +165,26 @@ def test_a_process_that_leaves_answers_all_who_wait(farm):
     assert asyncio.run(look()) == (200, 200)
 
 
+def test_who_cannot_ask_elsewhere_is_kept_a_while_longer(farm, monkeypatch):
+    job, watch = order(farm)["id"], farm.app.state.farm.watch
+
+    async def leave(last_s):
+        monkeypatch.setattr("api.watch.LAST_S", last_s)
+        last = asyncio.create_task(watch.wait_done(job, 30, to_the_last=True))
+        first = asyncio.create_task(watch.wait_done(job, 30))
+        await until(lambda: waiting(farm) == 2)
+        watch.leave()
+        assert not (await first).done
+        if last_s > 1:
+            await asyncio.to_thread(farm.render)
+        return (await last).done
+
+    assert asyncio.run(leave(0.05)) is False
+    monkeypatch.setattr(watch, "_leaving", False)
+    monkeypatch.setattr(watch, "_gone", False)
+    assert asyncio.run(leave(20)) is True
+
+
 def test_waiting_is_counted_and_is_no_latency(farm):
     job = order(farm)
 

@@ -150,3 +150,29 @@ def test_render_takes_prompts_from_stdin_and_waits_for_all(farm: Farm, renderfar
     lines = [line.split("\t") for line in result.stdout.splitlines()]
     assert [line[1:] for line in lines] == [["seed 7", "cached"]] * 2
     assert len({line[0] for line in lines}) == 2
+
+
+def test_list_events_queue_and_dry_run_are_lines_for_people_and_json_for_programs(
+    farm: Farm, renderfarm: Run
+) -> None:
+    job_id = submit(renderfarm, "--meta", "k=v", "--seed", "42")
+    other = submit(renderfarm)
+    farm.render()
+
+    listed = renderfarm("list", "--meta", "k=v")
+    assert listed.stdout.split("\t")[:3] == [job_id, "succeeded", "1/1"]
+    assert listed.stdout.endswith("a red fox\n")
+    found = [json.loads(line) for line in renderfarm("list", "--json").stdout.splitlines()]
+    assert [job["id"] for job in found] == [other, job_id]
+
+    told = renderfarm("events", job_id)
+    assert (told.exit_code, told.stdout.split("\t")[0]) == (0, "job.snapshot")
+    [event] = [
+        json.loads(line) for line in renderfarm("events", job_id, "--json").stdout.splitlines()
+    ]
+    assert event["data"]["id"] == job_id
+
+    cached = renderfarm("dry-run", "a red fox", *QUICK, "--seed", "42")
+    assert cached.stdout.startswith("1 image, 1 cached; ")
+    assert "done at once" in cached.stdout
+    assert renderfarm("queue").stdout.startswith("tiny\t1 queued, 0 running; ")

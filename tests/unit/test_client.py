@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -140,6 +141,50 @@ def test_follow_ends_with_the_job_that_is_done(farm: Farm, client: Client) -> No
             farm.render()
 
     assert (looks[0], looks[-1]) == ("queued", "succeeded")
+
+
+def test_the_events_of_a_job_tell_its_story_and_end_with_it(farm: Farm, client: Client) -> None:
+    job = client.submit(ORDER)
+    seen = []
+    for event in client.events(job):
+        seen.append(event)
+        if len(seen) == 1:
+            farm.render()
+
+    assert (seen[0].type, seen[-1].type) == ("job.snapshot", "job.succeeded")
+    assert seen[0].job is not None
+    assert seen[0].job.id == job.id
+    again = [event.id for event in client.events(job, after=seen[0].id)]
+    assert again == [event.id for event in seen[1:] if event.id is not None]
+
+
+def test_jobs_are_listed_page_by_page_and_deleted(
+    farm: Farm, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("renderfarm_client.client.PAGE", 2)
+    ids = [client.submit(ORDER, seed=seed, metadata={"k": "v"}).id for seed in range(5)]
+    other = client.submit(ORDER, seed=9)
+    farm.render()
+
+    assert [job.id for job in client.list(metadata={"k": "v"})] == ids[::-1]
+    assert [job.id for job in client.list(status="succeeded")] == [ids[0]]
+    assert [job.id for job in client.list(order="asc", limit=3)] == ids[:3]
+    client.delete(ids[0])
+    client.delete(ids[0])  # gone is gone
+    assert ids[0] not in [job.id for job in client.list()]
+    with pytest.raises(Refused) as caught:
+        client.delete(other)
+    assert caught.value.code == "job_not_finished"
+
+
+def test_an_estimate_and_the_queue_tell_what_is_before_an_order(farm: Farm, client: Client) -> None:
+    client.submit(ORDER, n=3, seed=100)
+
+    estimate = client.dry_run(ORDER, n=2)
+    tiny = next(model for model in client.queue().models if model.model == "tiny")
+
+    assert (len(estimate.images), estimate.images[0].seed, estimate.queue_position) == (2, 42, 3)
+    assert tiny.queued == farm.pending == 3
 
 
 def test_a_picture_from_a_file_is_sent_in_base64(tmp_path: Path) -> None:
@@ -335,3 +380,31 @@ def test_it_needs_nothing_but_httpx2_and_pydantic() -> None:
     ours = {"api", "worker", "shared", "cli", "deploy"}
     heavy = {"fastapi", "starlette", "torch", "celery", "redis", "boto3", "PIL", "rich"}
     assert not set(done.stdout.split()) & (ours | heavy)
+
+
+def test_the_scripts_of_the_guide_run(
+    farm: Farm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    guide = Path(renderfarm_client.__file__).parents[1] / "docs" / "client.md"
+    scripts = re.findall(r"```python\n(.*?)```", guide.read_text("utf-8"), re.S)
+    monkeypatch.chdir(tmp_path)
+    done = threading.Event()
+
+    def paint() -> None:
+        while not done.wait(0.01):
+            while claimed := farm.claim():
+                farm.finish(claimed)
+
+    with serving(farm.app) as url, ThreadPoolExecutor(1) as threads:
+        threads.submit(paint)
+        try:
+            for script in scripts:
+                here = script.replace("Client()", f'Client("{url}")')
+                exec(here.replace("http://127.0.0.1:8000", url), {})
+        finally:
+            done.set()
+
+    told = capsys.readouterr().out.splitlines()
+    assert len(scripts) == 2
+    assert len(list((tmp_path / "out").glob("job_*-42.png"))) == 1
+    assert told[-1].startswith("job_")

@@ -74,3 +74,11 @@ def test_the_fingerprint_of_a_known_order_never_changes() -> None:
 
     # If this fails, every cache in the world is lost: raise VERSION and say so in the changelog.
     assert fingerprint(known) == "e3a38ef11e1a8525e6924584d8f4cf39310283e4afbff9352b484228925ab25d"
+
+
+def test_the_fingerprint_of_a_known_order_from_a_picture_never_changes() -> None:
+    known = spec(7, model_digest="d", init_image_sha256="a1" * 32, strength=0.6)
+
+    assert fingerprint(known) == "0a1027cdb177172f7357e88ef857aad8191aaab5930087432746bea55b5daa73"
+    masked = known.model_copy(update={"mask_image_sha256": "b2" * 32})
+    assert fingerprint(masked) == "cbb685b66f9177cc0f0b8fc3836de26da235e073f5786bac2f181a7f97886ce3"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from datetime import date
 from pathlib import Path
 from threading import Event
 
@@ -11,13 +12,15 @@ import pytest
 
 from shared.gc import Waste, find_waste, sweep
 from shared.jobs import StoredResult
+from shared.results.inputs import InputMissing, Inputs
 from shared.results.local import LocalResults
 from shared.results.names import picture, record
+from shared.settings import Settings
 from shared.store.memory import MemoryJobStore
 from shared.store.values import Claim
 from tests.orders import POOL, stored, submission
 from tests.waiting import wait_until
-from worker.chores import Chores
+from worker.chores import Chores, collect
 
 DAY_S = 86_400.0
 NOW = time.time()
@@ -178,3 +181,20 @@ def test_the_chore_collects_beside_the_others_and_one_at_a_time() -> None:
     wait_until(lambda: turns)
     gate.set()
     assert turns == [1]
+
+
+def test_the_nightly_chore_takes_old_inputs_though_pictures_are_kept_for_ever(
+    farm: Farm, tmp_path: Path
+) -> None:
+    long_ago = Inputs(farm.results, lambda: date(2020, 1, 1))
+    for sha256 in (A, "b2" * 32):
+        long_ago.put("alice", sha256, b"png")
+    farm.store.submit(submission(init_image_sha256=A, strength=0.5))
+    farm.put(A, "old", age_days=400)
+
+    collect(Settings(results_dir=tmp_path), farm.store)
+
+    assert long_ago.get(A) == b"png"
+    with pytest.raises(InputMissing):
+        long_ago.get("b2" * 32)
+    assert farm.stored() == {"old"}
