@@ -18,6 +18,7 @@ farm:rate:<pool>      string  measured / predicted device seconds, moving mean
 farm:pools            set     every pool that ever had a render
 farm:leases           zset    render -> end of its lease, unix seconds
 farm:reaped           string  when the reaper came last, unix seconds
+farm:ahead            string  seconds by which the farm's clock is ahead of Redis', once that was set back
 farm:slot:<slot>      set     renders that this worker slot holds
 farm:token:<token>    string  the render that this claim got (an hour: a claim may be repeated); empty: revoked
 farm:poison           zset    render that took down its worker too often -> when it failed
@@ -74,6 +75,7 @@ KEYS = {
     "pools": "farm:pools",
     "leases": "farm:leases",
     "reaped": "farm:reaped",
+    "ahead": "farm:ahead",
     "slot": "farm:slot:",
     "token": "farm:token:",
     "poison": "farm:poison",

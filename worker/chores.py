@@ -11,11 +11,12 @@ import logging
 import signal
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from threading import Thread
 from typing import Any
 
 from celery import beat
-from celery.schedules import crontab
+from celery.schedules import crontab, schedule
 
 from shared.errors import FarmError
 from shared.gc import find_inputs, find_waste, sweep, sweep_inputs
@@ -97,6 +98,21 @@ def in_process(chores: Chores) -> type[beat.Scheduler]:
     return InProcess
 
 
+def steady() -> Callable[[], datetime]:
+    """The time of now, UTC, going on evenly: a clock set back would hold up beat until it is over."""
+    started, at_s = datetime.now(UTC), time.monotonic()
+    return lambda: started + timedelta(seconds=time.monotonic() - at_s)
+
+
+def timetable(clock: Callable[[], datetime]) -> dict[str, dict[str, Any]]:
+    """All entries by one clock, since beat compares their times."""
+    times: dict[str, Any] = {
+        name: schedule(every_s, nowfun=clock) for name, every_s in EVERY_S.items()
+    }
+    times["gc"] = crontab(hour=3, minute=30, nowfun=clock)  # a farm may start anew each day
+    return {name: {"task": name, "schedule": time} for name, time in times.items()}
+
+
 def run(name: str, chore: Callable[[], None]) -> None:
     """One turn; whatever goes wrong, there is a next one."""
     try:
@@ -111,11 +127,7 @@ def serve(settings: Settings) -> None:
     """Run the chores until SIGTERM or SIGINT."""
     setup("chores", settings.log_level, settings.log_format)
     app = make_app(settings)
-    app.conf.beat_schedule = {
-        name: {"task": name, "schedule": every_s} for name, every_s in EVERY_S.items()
-    }
-    # By the clock on the wall: a farm may start anew each day.
-    app.conf.beat_schedule["gc"] = {"task": "gc", "schedule": crontab(hour=3, minute=30)}
+    app.conf.beat_schedule = timetable(steady())
     store = open_store(settings, patience_s=5.0)
     report(store, log)
     chores = Chores(store, lambda: collect(settings, store))

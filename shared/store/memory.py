@@ -21,6 +21,7 @@ from shared.jobs import (
     Verdict,
 )
 from shared.store.attendance import Attendances, MemoryAttendance
+from shared.store.clock import FarmClock
 from shared.store.desk import Desk
 from shared.store.ledger import Ledger
 from shared.store.memory_claims import MemoryClaims
@@ -63,9 +64,9 @@ class MemoryJobStore(
         retry_pause_s: float = 1.0,
         max_queue: int = 100_000,
     ) -> None:
-        self._now = clock
+        self._now = FarmClock(clock)
         self._lock = RLock()
-        self._ledger = Ledger(clock, max_losses, max_retries, retry_pause_s)
+        self._ledger = Ledger(self._now, max_losses, max_retries, retry_pause_s)
         self._parcels = Parcels(self._ledger)
         self._ledger.history.post = self._parcels.post
         self._attendances = Attendances(self._ledger)
@@ -247,6 +248,7 @@ class MemoryJobStore(
 
     def reap(self) -> Moved:
         with self._lock:
+            self._now.turn()
             now = self._now()
             return self._ledger.lose(lambda entry: entry.lease_until <= now)
 

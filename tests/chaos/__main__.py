@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tests.chaos.plan import COMMON, deck, draw
 from tests.chaos.run import run
+from tests.servers.clocks import can_be_set
 from tests.servers.engines import ENGINES, engine_binary
 from tests.servers.rgw import PROGRAMS, Rgw
 
@@ -29,7 +30,9 @@ def main() -> int:
     )
     given = parser.parse_args()
     s3 = not given.local and all(map(shutil.which, PROGRAMS))
-    plan = draw(given.seed, given.minutes * 60, COMMON if given.common else deck(s3=s3))
+    plan = draw(
+        given.seed, given.minutes * 60, COMMON if given.common else deck(s3=s3, clocks=can_be_set())
+    )
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     with ExitStack() as stack:
         rgw = None

@@ -35,6 +35,8 @@ from tests.chaos.door import OWNERS, Door, key_of
 from tests.chaos.http_wire import HttpWire
 from tests.chaos.redis_wire import RedisWire
 from tests.chaos.tender import Tender
+from tests.servers.clocks import Clock
+from tests.servers.engines import ENGINES, engine_binary
 from tests.servers.rgw import Rgw
 from tests.waiting import wait_until
 
@@ -58,7 +60,8 @@ step_seconds = 0.25
 class ChaosFarm(Door):
     """`with ChaosFarm(folder) as farm:` two APIs, two chores, `workers` workers, all ready.
 
-    `env` adds to the settings of every part. Pictures go to `rgw`, else into a folder.
+    `env` adds to the settings of every part. Pictures go to `rgw`, else into a folder. With `clocks`
+    each kind of part, and Redis, goes by a clock that can be set.
     """
 
     def __init__(
@@ -70,12 +73,17 @@ class ChaosFarm(Door):
         chores: int = 2,
         binary: Path | None = None,
         rgw: Rgw | None = None,
+        clocks: bool = False,
         **env: str,
     ) -> None:
         super().__init__()
         self.folder = folder
         self.mark = f"chaos-{secrets.token_hex(8)}"  # every process of this farm carries it
         self._counts = {"worker": workers, "api": apis, "chores": chores}
+        kinds = ("redis", *self._counts) if clocks else ()
+        self.clocks = {kind: Clock(folder / "clocks" / kind) for kind in kinds}
+        if clocks:
+            binary = self.clocks["redis"].program(binary or engine_binary(ENGINES[0]))
         self._engine = EmbeddedRedis(folder, binary=binary)
         self._rgw = rgw
         self._given = env
@@ -126,7 +134,7 @@ class ChaosFarm(Door):
             own["FARM_PORT"] = str(self.ports[int(number)])
         env = {
             **inherited, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CHAOS": self.mark,
-            **self.settings, **own,
+            **self.settings, **own, **(self.clocks[part].env if self.clocks else {}),
         }  # fmt: skip
         return Program(name, argv, env, self.folder / "logs" / f"{name}.log")
 

@@ -17,6 +17,7 @@ from tests.chaos.http_wire import Trouble
 from tests.chaos.plan import Fault, Plan
 from tests.chaos.recovery import Recoveries
 from tests.chaos.redis_wire import Strike
+from tests.servers.clocks import HOUR_S
 
 BUSY_S = 1.5  # how long a fault waits for a worker that has something to lose
 RENDER_S = 0.25  # about half of what the long renders take
@@ -49,6 +50,9 @@ class Injector:
             self._strike(verb, words[0], words[1])
         elif verb == "s3":
             self._s3(rest)
+        elif verb == "clock":
+            self._clock(rest, fault.draw)
+            self.done[fault.kind] += 1
         else:
             act: Callable[[float], None] = getattr(self, "_" + fault.kind.replace(" ", "_"))
             act(fault.draw)
@@ -79,6 +83,12 @@ class Injector:
         assert self._farm.storage is not None
         hang_s = 2.0 if wrong == "hang" else 0.0
         self._farm.storage.trouble(Trouble(wrong, hang_s))  # type: ignore[arg-type]
+
+    def _clock(self, kind: str, draw: float) -> None:
+        """Set by an hour, back where it was ahead; the first time on or back, as drawn."""
+        clock = self._farm.clocks[kind]
+        clock.jump(-clock.ahead_s or (HOUR_S if draw < 0.5 else -HOUR_S))
+        self._watch_progress(f"clock {kind}")
 
     # ------------------------------------------------------------------------------ processes
 

@@ -28,6 +28,7 @@ HURTS = (
     + ("redis frozen", "redis full", "cut all", "cut all", "half open", "half open", "client kill")
 )
 TROUBLES = ("s3 cut", "s3 deaf", "s3 error", "s3 hang", "s3 reset") * 2
+CLOCKS = ("clock redis", "clock redis", "clock worker", "clock api", "clock chores")
 # What can also be done to workers and broker of plain Celery, for a comparison.
 COMMON = (
     "kill worker", "kill worker", "kill worker", "zombie", "freeze worker", "terminate worker",
@@ -65,9 +66,9 @@ class Plan:
     faults: tuple[Fault, ...]
 
 
-def deck(*, s3: bool) -> tuple[str, ...]:
+def deck(*, s3: bool, clocks: bool = False) -> tuple[str, ...]:
     """Every kind of fault, the likelier ones more than once."""
-    return (*STRIKES, *KILLS, *HURTS, *(TROUBLES if s3 else ()))
+    return (*STRIKES, *KILLS, *HURTS, *(TROUBLES if s3 else ()), *(CLOCKS if clocks else ()))
 
 
 def draw(seed: int, seconds: float, kinds: tuple[str, ...], every_s: float = EVERY_S) -> Plan:

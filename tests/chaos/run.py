@@ -14,7 +14,7 @@ from tests.chaos.ears import Ears
 from tests.chaos.farm import READY_S, ChaosFarm
 from tests.chaos.faults import Injector
 from tests.chaos.load import Load
-from tests.chaos.plan import Plan
+from tests.chaos.plan import CLOCKS, Plan
 from tests.chaos.recovery import Recoveries, slowest
 from tests.receiver import receiving
 from tests.servers.rgw import Rgw
@@ -87,9 +87,12 @@ def run(
     started = time.monotonic()
     recoveries = Recoveries()
     allowed = {"FARM_WEBHOOK_ALLOW_HOSTS": "127.0.0.1"}
+    clocks = any(fault.kind in CLOCKS for fault in plan.faults)
     with (
         receiving() as receiver,
-        ChaosFarm(folder, workers=workers, rgw=rgw, binary=binary, **allowed) as farm,
+        ChaosFarm(
+            folder, workers=workers, rgw=rgw, binary=binary, clocks=clocks, **allowed
+        ) as farm,
     ):
         say(f"the farm is ready in {folder}")
         ears = Ears(receiver)

@@ -137,7 +137,7 @@ class RunningFarm:
         assert answer.status_code == 200, answer.text
         return dict(answer.json())
 
-    def wait(self, job_id: str, key: str = "", limit_s: float = 60.0) -> dict[str, Any]:
+    def wait(self, job_id: str, key: str = "", limit_s: float = 120.0) -> dict[str, Any]:
         wait_until(lambda: self.job(job_id, key)["done"], limit_s, f"for {job_id}")
         return self.job(job_id, key)
 

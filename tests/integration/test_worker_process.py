@@ -26,7 +26,7 @@ from tests.orders import submission
 from tests.waiting import wait_until
 from worker.exits import DEVICE_FAULT, WORDS
 
-START_S = 60.0
+START_S = 120.0
 
 
 def command(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from shared.store.memory import MemoryJobStore
 from shared.store.values import WorkerStatus
 from tests.orders import POOL, submission
 from tests.waiting import wait_until
-from worker.chores import EVERY_S, Chores, run
+from worker.chores import EVERY_S, Chores, run, steady, timetable
 from worker.heart import Heart
 
 STATUS = WorkerStatus(name="w", pool=POOL, model="tiny", state="loading", device="cpu")
@@ -148,3 +149,21 @@ def test_a_failing_chore_is_logged_and_has_a_next_turn(caplog: pytest.LogCapture
     run("reap", wrong)
 
     assert [record.levelno for record in caplog.records] == [logging.WARNING, logging.ERROR]
+
+
+def test_every_chore_is_timed_by_the_clock_that_goes_evenly() -> None:
+    now = [datetime(2030, 1, 1, tzinfo=UTC)]
+
+    times = {name: entry["schedule"] for name, entry in timetable(lambda: now[0]).items()}
+
+    assert {"reap", "gc"} < set(times)
+    assert {time.now() for time in times.values()} == {now[0]}  # never beat's own clock
+
+
+def test_the_steady_clock_starts_with_the_wall_and_never_goes_back() -> None:
+    clock = steady()
+
+    first, second = clock(), clock()
+
+    assert abs(first - datetime.now(UTC)) < timedelta(seconds=60)
+    assert first <= second
