@@ -1,4 +1,4 @@
-"""Clients that wait on an open connection, in the memory store: their part of `lua/lib.lua`."""
+"""Clients that wait on an open connection, in the memory store: their part of `lua/lib/attendance.lua`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rules of the memory store and what they act on: what `lua/lib.lua` is to the scripts."""
+"""The rules of the memory store and what they act on: what `lua/lib/` is to the scripts."""
 
 from __future__ import annotations
 

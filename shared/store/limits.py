@@ -36,7 +36,7 @@ def too_much(
 
 @dataclass(slots=True)
 class Tempo:
-    """How fast orders come in and renders leave: what `submit.lua` and `lib.lua` keep in Redis.
+    """How fast orders come in and renders leave: what `submit.lua` and `lib/queue.lua` keep in Redis.
 
     `now` gives unix seconds.
     """

@@ -1,4 +1,4 @@
-"""Webhooks in the memory store: their part of `lua/lib.lua` and their scripts."""
+"""Webhooks in the memory store: their part of `lua/lib/outbox.lua` and their scripts."""
 
 from __future__ import annotations
 

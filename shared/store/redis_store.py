@@ -23,7 +23,7 @@ from shared.store.redis_events import RedisEvents
 from shared.store.redis_index import RedisIndex
 from shared.store.redis_outbox import RedisOutbox
 from shared.store.redis_queue import RedisQueue
-from shared.store.scripts import SCRIPTS, StoreConfig, prelude, source
+from shared.store.scripts import SCRIPTS, StoreConfig, source
 from shared.store.server import look
 from shared.store.values import (
     WEIGHTS,
@@ -59,7 +59,7 @@ class RedisJobStore(RedisAttendance, RedisClaims, RedisEvents, RedisIndex, Redis
         self._durable = Durable(client, config.durability, config.durable_replicas)
 
     def _script(self, name: str) -> Script:
-        return self._redis.register_script(prelude(self._config) + source("lib") + source(name))
+        return self._redis.register_script(source(name, self._config))
 
     def _run(self, script: str, *args: str | float) -> Any:
         return self._scripts[script](args=args)

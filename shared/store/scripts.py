@@ -50,18 +50,25 @@ SCRIPTS = (
     "submit", "get", "cancel", "forget", "claim", "renew", "storing", "close", "release", "revoke",
     "adopt", "reap", "expire", "reconcile", "audit", "heartbeat", "died", "unwell", "workers",
     "poison", "condemn", "attend", "depart", "abandon", "unattended",
-    "jobs", "disown", "delete", "foresee", "queue",
-    "jobs", "disown", "delete", "events", "pulse", "preview",
+    "jobs", "disown", "delete", "foresee", "queue", "events", "pulse", "preview",
     "claim_deliveries", "freeze_delivery", "settle_delivery", "redeliver", "webhook_secrets",
+)  # fmt: skip
+# What is put before every script, in this order: `lua/lib/`.
+LIB = (
+    "clock", "outbox", "queue", "states", "events", "renders", "index", "attendance", "snapshot",
 )  # fmt: skip
 
 
-def source(name: str) -> str:
+def source(name: str, config: StoreConfig) -> str:
+    """One script as Redis gets it: constants, library, itself."""
+    return _constants(config) + "".join(_lua(f"lib/{part}") for part in LIB) + _lua(name)
+
+
+def _lua(name: str) -> str:
     return (resources.files("shared.store") / "lua" / f"{name}.lua").read_text("utf-8")
 
 
-def prelude(config: StoreConfig) -> str:
-    """The constants of every script, on one line, so that errors name the lines of the files."""
+def _constants(config: StoreConfig) -> str:
     names = ", ".join(f"{name} = '{key}'" for name, key in KEYS.items())
     return (
         f"local K = {{ {names} }}; local TICKET = [==[{config.ticket}]==]; "

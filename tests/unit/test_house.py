@@ -72,9 +72,12 @@ def test_metrics_are_made_in_one_place() -> None:
 
 
 def test_every_script_is_used_and_says_what_it_takes() -> None:
-    from shared.store.scripts import SCRIPTS
+    from shared.store.scripts import LIB, SCRIPTS
 
-    files = {file.stem: file.read_text("utf-8") for file in (ROOT / "shared/store/lua").iterdir()}
+    folder = ROOT / "shared/store/lua"
+    files = {file.stem: file.read_text("utf-8") for file in folder.glob("*.lua")}
+    library = {file.stem: file.read_text("utf-8") for file in (folder / "lib").glob("*.lua")}
 
-    assert set(files) == {*SCRIPTS, "lib"}
-    assert all(text.startswith("-- ") for text in files.values())
+    assert (set(files), set(library)) == (set(SCRIPTS), set(LIB))
+    assert len(files) == len(SCRIPTS), "each once"
+    assert all(text.startswith("-- ") for text in [*files.values(), *library.values()])
