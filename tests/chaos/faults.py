@@ -85,9 +85,14 @@ class Injector:
         self._farm.storage.trouble(Trouble(wrong, hang_s))  # type: ignore[arg-type]
 
     def _clock(self, kind: str, draw: float) -> None:
-        """Set by an hour, back where it was ahead; the first time on or back, as drawn."""
-        clock = self._farm.clocks[kind]
-        clock.jump(-clock.ahead_s or (HOUR_S if draw < 0.5 else -HOUR_S))
+        """Wrong by an hour for a while, on or back as drawn: so it jumps both ways.
+
+        Not for good, since S3 refuses whoever is off by a quarter of an hour.
+        """
+        clock, wrong_s = self._farm.clocks[kind], HOUR_S if draw < 0.5 else -HOUR_S
+        clock.jump(wrong_s)
+        self._over.wait(2.0 + draw)
+        clock.jump(-wrong_s)
         self._watch_progress(f"clock {kind}")
 
     # ------------------------------------------------------------------------------ processes

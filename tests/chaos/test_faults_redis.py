@@ -81,12 +81,19 @@ def test_a_full_server_refuses_orders_and_finishes_what_it_has(farm: ChaosFarm) 
     assert farm.finished(job)["status"] == "succeeded"
 
 
-def test_every_connection_reset_at_once_costs_no_attempt(farm: ChaosFarm) -> None:
+def test_every_connection_reset_at_once_again_and_again_costs_no_attempt(farm: ChaosFarm) -> None:
+    wait_until(lambda: consumers(farm) == len(farm.names("worker")))
     job = started(farm)
 
-    farm.wire.cut()
+    for _ in range(5):  # each time while workers render and keepers renew again
+        renewed, links = farm.wire.seen["renew"], set(farm.wire.links)
+        farm.wire.cut()
+        assert links
+        wait_until(lambda old=links: not old & farm.wire.links)
+        wait_until(lambda n=renewed: farm.wire.seen["renew"] > n)
 
     assert {image["attempt"] for image in farm.finished(job)["images"]} == {1}
+    wait_until(lambda: consumers(farm) == len(farm.names("worker")))
 
 
 def test_clients_killed_by_the_server_come_back_and_consume(farm: ChaosFarm) -> None:
