@@ -13,7 +13,7 @@ _TIME = "2026-01-05T10:00:00.000Z"
 _HASH = "9f2c" + 60 * "0"
 _URL = f"https://farm.example/jobs/{JOB}"
 _GPU = {
-    "name": "NVIDIA H200", "memory_used_mb": 22_000, "memory_peak_mb": 26_000,
+    "name": "NVIDIA H200", "utilization": 97, "memory_used_mb": 22_000, "memory_peak_mb": 26_000,
     "memory_total_mb": 143_000,
 }  # fmt: skip
 
@@ -229,6 +229,7 @@ WORDS: dict[str, tuple[str, Any]] = {
     "WorkerStateView.steps": ("Loading, step by step", []),
     "WorkerView.steps": ("Loading, step by step", []),
     "seconds": ("How long it took", 3.2),
+    "utilization": ("Percent of the last moment in which it computed; null: not known", 97),
     "memory_used_mb": ("MiB", 22_000),
     "memory_peak_mb": ("MiB, the most so far", 26_000),
     "memory_total_mb": ("MiB that the device has", 143_000),

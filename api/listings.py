@@ -76,6 +76,7 @@ class DeathView(Answer):
 
 class GpuView(Answer):
     name: str
+    utilization: int | None
     memory_used_mb: int
     memory_peak_mb: int
     memory_total_mb: int

@@ -213,9 +213,13 @@ class Death(Record):
 
 
 class Gpu(Record):
-    """A worker's device, and the memory that the tensors of its process take there, MiB."""
+    """A worker's device, and the memory that the tensors of its process take there, MiB.
+
+    `utilization`: percent of the last moment in which it computed; None where the driver is silent.
+    """
 
     name: str
+    utilization: int | None = None
     memory_used_mb: int
     memory_peak_mb: int
     memory_total_mb: int

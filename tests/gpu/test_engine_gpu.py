@@ -9,6 +9,7 @@ import pytest
 from shared.models import ModelEntry, load_catalog
 from shared.settings import load_settings
 from tests.orders import spec
+from worker.engines.port import Renderer
 
 torch = pytest.importorskip("torch")
 pytestmark = [
@@ -17,11 +18,14 @@ pytestmark = [
 ]
 
 
-def picture(entry: ModelEntry, folder: Path, device: str) -> bytes:
+def engine_of(entry: ModelEntry, folder: Path, device: str) -> Renderer:
     from worker.loading.load import load
 
-    settings = load_settings({"FARM_MODEL_CACHE_DIR": str(folder)})
-    engine = load(entry, settings, device)
+    return load(entry, load_settings({"FARM_MODEL_CACHE_DIR": str(folder)}), device)
+
+
+def picture(entry: ModelEntry, folder: Path, device: str) -> bytes:
+    engine = engine_of(entry, folder, device)
     order = spec(7, model_digest=entry.digest, width=256, height=256, steps=8)
     return engine.render(order, lambda step, steps: None).rgb
 
@@ -58,6 +62,14 @@ def test_every_placement_and_precision_draws_the_same_picture(
     changed = entry.model_copy(update=changes)
 
     assert difference(picture(entry, folder, "cuda"), picture(changed, folder, "cuda")) < 6.0
+
+
+def test_a_card_says_how_busy_it_is(folder: Path) -> None:
+    card = engine_of(load_catalog().find("tiny"), folder, "cuda").memory()
+
+    assert card is not None
+    assert card.utilization is not None
+    assert 0 <= card.utilization <= 100
 
 
 def test_the_same_order_twice_is_the_same_picture(folder: Path) -> None:

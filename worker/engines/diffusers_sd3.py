@@ -124,6 +124,7 @@ class DiffusersSD3:
             return None
         return Gpu(
             name=torch.cuda.get_device_name(self._device),
+            utilization=_utilization(self._device),
             memory_used_mb=torch.cuda.memory_allocated(self._device) // 2**20,
             memory_peak_mb=torch.cuda.max_memory_allocated(self._device) // 2**20,
             memory_total_mb=torch.cuda.mem_get_info(self._device)[1] // 2**20,
@@ -261,3 +262,10 @@ class DiffusersSD3:
     def _wait(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
+
+
+def _utilization(device: torch.device) -> int | None:
+    try:
+        return torch.cuda.utilization(device)
+    except Exception:  # its driver's library is missing or does not tell: no reason to stop
+        return None
