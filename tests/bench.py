@@ -103,7 +103,7 @@ class FakeLeases:
     def __init__(self) -> None:
         self.held: set[str] = set()
 
-    def expect(self, token: str) -> None:
+    def expect(self, token: str | None) -> None:
         self.expected = token
 
     def hold(self, claim: Claim) -> Lease:

@@ -6,7 +6,7 @@ what was canceled or lost. When the pipe closes because the worker died, it give
 once, with what it knows of the cause. It ends with the pipe and with nothing else.
 
     worker -> keeper   {"redis_url", "store", "slot", "lease_s", "max_render_s", "oom_kills"}   once
-                       {"claim": token}   before it claims; one at a time
+                       {"claim": token}   before it claims, one at a time; null: it got nothing
                        {"hold": token, "render": id}   {"step": token, "n": 3}   {"drop": token}
                        {"bye": cause or null}      before it leaves; null: in order
     keeper -> worker   {"cancel": token}   {"lost": token}                       once each
@@ -37,6 +37,7 @@ from shared.store.values import Cause
 
 log = logging.getLogger("farm.keeper")
 Tell = Callable[[dict[str, Any]], None]
+PATIENCE_S, BRIEF_S = 60.0, 2.0  # how long a store that is away is asked, with and without a render
 BEAT_S = 0.5  # how often leases are renewed; so also how soon a cancel is heard of
 
 
@@ -67,6 +68,11 @@ class Keeper:
         self._claiming: str | None = None  # nobody knows yet what that claim gets
         self._end: Cause | None = "worker_lost"  # unless the worker says goodbye
         self._oom = OomWatch(oom_kills)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a render waits for what this keeper has to say."""
+        return bool(self._held or self._claiming)
 
     def hear(self, line: dict[str, Any]) -> None:
         if "claim" in line:
@@ -138,8 +144,11 @@ def main() -> None:
     for line in hello[1:]:
         keeper.hear(line)
     _serve(keeper, pipe, min(BEAT_S, config["lease_s"] / 4))
-    patient = connect(config["redis_url"], patience_s=60.0)
-    keeper.give_back(RedisJobStore(patient, store_config), config["slot"])
+    patient = connect(config["redis_url"], patience_s=PATIENCE_S if keeper.busy else BRIEF_S)
+    try:
+        keeper.give_back(RedisJobStore(patient, store_config), config["slot"])
+    except StoreUnavailable as error:  # then leases end by themselves
+        event(log, "not_given_back", logging.WARNING, reason=str(error))
 
 
 def _serve(keeper: Keeper, pipe: _Lines, beat_s: float) -> None:

@@ -72,8 +72,11 @@ class Leases:
     def pid(self) -> int:
         return self._process.pid
 
-    def expect(self, token: str) -> None:
-        """A claim with this token will be sent: if this process dies, the keeper revokes it."""
+    def expect(self, token: str | None) -> None:
+        """A claim with this token will be sent: if this process dies, the keeper revokes it.
+
+        None: it got nothing.
+        """
         with self._lock:
             self._claiming = token
         self.tell({"claim": token})

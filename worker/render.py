@@ -131,6 +131,7 @@ class Bench:
         self._leases.expect(token)
         claim = self._store.claim(seat.pool, token, seat.name, seat.name, seat.lease_s)
         if claim is None:
+            self._leases.expect(None)
             self._metrics.idle_tickets.inc()
             return False
         self._observe_idle()

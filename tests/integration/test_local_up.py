@@ -122,7 +122,8 @@ def test_a_killed_farm_leaves_no_process(second):
 
     first.kill()
 
-    until(lambda: not any(alive(member) for member in family))
+    # Half a minute, since a keeper that waited for Redis would do so for a whole one.
+    wait_until(lambda: not any(alive(member) for member in family), 30.0)
 
 
 @pytest.mark.slow  # each kill by itself is in tests/e2e/test_faults.py
