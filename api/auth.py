@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
 from fastapi.concurrency import run_in_threadpool
@@ -53,12 +54,29 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _is_outward(address: str) -> bool:
-    """Whether a socket's own address can be reached by others; a Unix socket's cannot."""
+def _is_outward(request: Request) -> bool:
+    """Whether others than this machine may be asking; through a Unix socket they cannot.
+
+    On loopback it may be a page of a stranger, open in a browser here: such a page comes with its
+    own `Origin`, or under a name of its own that was made to lead to loopback.
+    """
+    address, _ = request.scope.get("server") or ("", None)
     try:
-        return not ipaddress.ip_address(address).is_loopback
+        if not ipaddress.ip_address(address).is_loopback:
+            return True
     except ValueError:
         return False
+    host, origin = request.headers.get("host", ""), request.headers.get("origin")
+    return not _leads_here(host) or (origin is not None and origin.partition("://")[2] != host)
+
+
+def _leads_here(host: str) -> bool:
+    """Whether a `Host`, with or without its port, can only be this machine; none is no browser's."""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return False
+    return not host or is_loopback(name) or name.endswith(".localhost")
 
 
 _bearer = HTTPBearer(auto_error=False)
@@ -115,8 +133,7 @@ async def _looked_up(request: Request, key: str | None) -> Owner:
 
 def _whose(request: Request, key: str | None) -> Owner:
     ring: KeyRing = request.app.state.farm.keys
-    address, _ = request.scope.get("server") or ("", None)
-    owner = ring.owner(key, outward=_is_outward(address))
+    owner = ring.owner(key, outward=_is_outward(request))
     request.state.owner = owner.name
     return owner
 

@@ -106,7 +106,7 @@ class KeyRing:
         return not self._copy.needs(FRESH_S if sha256 in self._copy.keys else EAGER_S)
 
     def owner(self, text: str | None, *, outward: bool) -> Owner:
-        """`outward`: others than this machine can reach the address that was asked.
+        """`outward`: others than this machine may be asking.
 
         Raises Problem 401, and StoreUnavailable where only the store could tell.
         """
@@ -163,7 +163,9 @@ class KeyRing:
         if not self.closed:
             if self._open_to_all or not outward:
                 return ANONYMOUS
-            detail = "this farm has no keys and answers on loopback only; its operator can add some"
+            detail = (
+                "this farm has no keys and answers this machine only; its operator can add some"
+            )
             raise Problem(401, "missing_api_key", detail, headers=CHALLENGE)
         if not text:
             raise Problem(401, "missing_api_key", "send a key", headers=CHALLENGE)

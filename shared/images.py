@@ -15,8 +15,10 @@ from importlib import metadata
 from typing import Any, Literal
 
 from PIL import Image, PngImagePlugin
+from pydantic_core import from_json
 
 from shared.errors import InvalidOrder
+from shared.headers import read_header
 from shared.jobs import Record, RenderSpec
 
 Format = Literal["png", "webp", "jpeg"]
@@ -27,7 +29,9 @@ _UNICODE = b"UNICODE\0"
 _JPEG_EXIF_BYTES = 65_533  # one APP1 segment
 _NEGATIVE = "Negative prompt:"
 # One `Name: value` of the settings line; a value with a comma, colon or newline is a JSON string.
-_SETTING = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+# Without bounds a long line without a colon would take the square of its length.
+_SETTING = re.compile(r'(\w[\w \-/]{1,99}):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+MOST_SETTINGS = 2**16  # characters in the line of settings
 
 
 class PictureInfo(Record):
@@ -99,12 +103,13 @@ def read_info(data: bytes) -> dict[str, Any]:
     Each is there only if the file has it. Raises InvalidOrder for what is not a picture.
     """
     try:
+        read_header(data)  # before a decoder walks through chunks without end
         with Image.open(io.BytesIO(data), formats=["PNG", "JPEG", "WEBP"]) as image:
             texts = _png_texts(image) if image.format == "PNG" else _exif_texts(image)
     except (OSError, SyntaxError, ValueError) as error:  # Pillow's ways to say so
         raise InvalidOrder("invalid_image", "this is not a PNG, JPEG or WebP picture") from error
     try:
-        document = json.loads(texts.get("renderfarm", ""))
+        document = from_json(texts.get("renderfarm", ""), allow_inf_nan=False)
     except ValueError:
         document = None
     found: dict[str, Any] = {k: v for k, v in texts.items() if k == "parameters" and v}
@@ -147,7 +152,7 @@ def parse_infotext(text: str) -> dict[str, str]:
     taken for the negative prompt: only the JSON beside it is exact.
     """
     *lines, last = text.strip().split("\n")
-    found = _SETTING.findall(last)
+    found = _SETTING.findall(last) if len(last) <= MOST_SETTINGS else []
     if len(found) < 3:
         lines, found = [*lines, last], []
     prompts: dict[str, list[str]] = {"prompt": [], "negative_prompt": []}
@@ -170,7 +175,7 @@ def _unquoted(text: str) -> str:
     if not text.startswith('"'):
         return text
     try:
-        return str(json.loads(text))
+        return str(from_json(text))
     except ValueError:
         return text
 

@@ -48,8 +48,11 @@ def title(entry: ModelEntry) -> str:
     return f"{entry.id} [{entry.digest[:10]}]"
 
 
+MOST_ROUNDED_PX = 10**6  # no model's; JSON has integers that no division takes
+
+
 def _rounded(side: Any) -> Any:
-    if not isinstance(side, int) or isinstance(side, bool):
+    if not isinstance(side, int) or isinstance(side, bool) or abs(side) > MOST_ROUNDED_PX:
         return side
     return max(SIDE_MULTIPLE_PX, round(side / SIDE_MULTIPLE_PX) * SIDE_MULTIPLE_PX)
 

@@ -15,7 +15,7 @@ from api.codes import table
 from api.errors import CHALLENGE, Problem, responses
 from api.farm import Farm, answers, farm_of
 from api.listings import Alive, Errors, Readiness, Standing
-from api.readiness import reason
+from api.readiness import reason, without_folders
 from api.routes import get
 from api.routes.models import ready_workers
 from shared.errors import StoreUnavailable
@@ -137,5 +137,11 @@ def _status(entry: ModelEntry, workers: Sequence[WorkerStatus]) -> dict[str, Any
     return {
         "id": entry.id,
         "ready": ready_workers(entry, workers) > 0,
-        "workers": [w.model_dump(mode="json", include=_WORKER) for w in mine],
+        "workers": [_open(worker) for worker in mine],
     }
+
+
+def _open(worker: WorkerStatus) -> dict[str, Any]:
+    """Of a worker what anybody may see."""
+    error = worker.error and without_folders(worker.error)
+    return worker.model_dump(mode="json", include=_WORKER) | {"error": error}

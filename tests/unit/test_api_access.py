@@ -169,6 +169,36 @@ def test_a_farm_without_keys_answers_on_loopback_only_however_it_was_bound(addre
     assert TestClient(Farm().app, "http://127.0.0.1").post("/jobs", json=FOX).status_code == 202
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "stranger.example"},  # a name that was made to lead to 127.0.0.1
+        {"Host": "stranger.example:8000", "Origin": "http://stranger.example:8000"},
+        {"Origin": "https://stranger.example"},
+        {"Origin": "null"},
+        {"Host": "[::1"},
+    ],
+)
+def test_a_page_of_a_stranger_cannot_use_the_farm_without_keys(headers):
+    here, opened = Farm(), Farm(Settings(allow_open=True))
+
+    for farm, status in ((here, 401), (opened, 202)):
+        browser = TestClient(farm.app, "http://127.0.0.1", headers=headers)
+        assert (
+            browser.post("/jobs", data={"prompt": "x"}, files={"n": (None, "1")}).status_code
+            == status
+        )
+    assert TestClient(here.app, "http://127.0.0.1", headers=headers).get("/jobs").status_code == 401
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8000", "localhost:8000", "[::1]:8000", "a.localhost"])
+def test_the_page_of_a_farm_without_keys_can(host):
+    headers = {"Host": host, "Origin": f"http://{host}"}
+    page = TestClient(Farm().app, "http://127.0.0.1", headers=headers)
+
+    assert page.post("/jobs", json=FOX).status_code == 202
+
+
 def test_an_open_door_is_refused_at_start_with_the_ways_out():
     with pytest.raises(SettingsError, match=r"FARM_API_KEYS=.*FARM_HOST=.*FARM_ALLOW_OPEN=true"):
         refuse_open_door(Settings(host="0.0.0.0"))

@@ -241,6 +241,29 @@ def test_status_tells_the_loading_steps_and_the_reason():
     assert {m["id"]: m["ready"] for m in ready["models"]} == {"tiny": True, "large": False}
 
 
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        ("there is no model folder /srv/models/sd35", "there is no model folder sd35"),
+        ("cannot read '/srv/m/model_index.json': no", "cannot read 'model_index.json': no"),
+        ("see https://host.example/lab/large or lab/large", None),
+    ],
+)
+def test_only_admins_see_in_which_folder_a_model_was_sought(error, told):
+    farm = Farm(Settings(api_keys="root:root-key:admin"))
+    farm.store.heartbeat(worker("failed", error=error), 60.0)
+
+    status = farm.client().get("/status").json()
+    order = farm.client("root-key").post("/v1/txt2img", json={"prompt": "a red fox"})
+
+    tiny = next(model for model in status["models"] if model["id"] == "tiny")
+    assert tiny["workers"][0]["error"] == (told or error)
+    assert status["reason"] == f"a worker of tiny failed: {told or error}"
+    assert order.json()["detail"].endswith(told or error)
+    workers = farm.client("root-key").get("/workers").json()["data"]
+    assert workers[0]["error"] == error
+
+
 def test_status_is_always_200():
     response = Farm(store=FakeDeadStore()).client().get("/status")
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import time
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from shared.errors import InvalidOrder
 from shared.images import PictureInfo, convert, encode_png, infotext, parse_infotext, read_info
@@ -111,6 +113,28 @@ def test_another_format_carries_the_same_texts(kind, prompt):
 
 def test_text_without_info_is_still_read_as_a_prompt():
     assert parse_infotext("a fox\nin snow") == {"prompt": "a fox\nin snow", "negative_prompt": ""}
+
+
+@pytest.mark.parametrize("text", ["A" * 2**20, "b" + " " * 2**20 + "b", "A " * 2**15])
+def test_a_long_line_of_a_stranger_is_read_in_time(text):
+    begun = time.monotonic()
+
+    assert parse_infotext(text)["prompt"] == text.strip()
+    assert time.monotonic() - begun < 2  # hours, where the time grew with the square
+
+
+@pytest.mark.parametrize("text", ['{"a":"\\ud800"}', "[" * 50_000, '{"a":NaN}'])
+def test_json_that_no_answer_could_carry_is_passed_over(text):
+    texts = PngInfo()
+    texts.add_text("renderfarm", text)
+    texts.add_text("parameters", 'a fox\nSteps: "\\ud800", Seed: 7, Size: 8x8')
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "PNG", pnginfo=texts)
+
+    found = read_info(file.getvalue())
+
+    assert list(found) == ["parameters"]
+    assert parse_infotext(found["parameters"])["Steps"] == r'"\ud800"'
 
 
 def test_latin_text_takes_a_plain_chunk_and_other_text_an_international_one():

@@ -262,6 +262,15 @@ def test_an_order_becomes_the_newest_job() -> None:
     assert farm.client("k1").get("/sdapi/v1/progress").json()["progress"] == 0.0
 
 
+@pytest.mark.parametrize("width", [10**400, -(10**400)])
+def test_a_side_of_hundreds_of_digits_is_refused(quiet: TestClient, width: int) -> None:
+    order = {"prompt": "a fox", "width": width}
+
+    response = quiet.post("/sdapi/v1/txt2img", content=json.dumps(order).encode())
+
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "width")
+
+
 # ------------------------------------------------------------------------------------- png-info
 
 
