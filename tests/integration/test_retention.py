@@ -207,3 +207,15 @@ def test_an_idempotency_key_of_an_expired_job_makes_a_new_one(farm: Farm) -> Non
     again = farm.store.submit(submission(seed=2, idempotency=("key", "body")))
 
     assert not again.replayed
+
+
+def test_a_render_beside_the_cache_leaves_no_name_for_ever(redis_server: str) -> None:
+    farm = Farm(redis_server, retention_s=100)
+    farm.store.submit(submission(seed=1, cache="bypass"))
+
+    farm.finish()
+
+    [current] = [key for key in farm.ttls() if key.startswith("farm:current:")]
+    assert 0 < farm.redis.ttl(current) <= 100
+    assert farm.store.submit(submission(seed=1)).hits == 1
+    farm.redis.close()
