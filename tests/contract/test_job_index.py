@@ -239,6 +239,20 @@ def test_a_disowned_picture_answers_nobody_and_is_still_there(store: JobStore) -
     assert store.get(job.id).images[0].render.result == result
 
 
+def test_a_job_whose_purge_stopped_half_way_keeps_its_picture_from_other_deletions(
+    store: JobStore,
+) -> None:
+    jobs = [order(store, 1)]
+    result = finish(store)
+    jobs += [order(store, 1, owner="bob"), order(store, 1, owner="carol")]
+    store.delete(jobs[0].id)
+
+    assert store.disown(jobs[2].id) == ()  # and then its storage, or its API, was gone
+    store.delete(jobs[1].id)
+
+    assert store.get(jobs[2].id).images[0].render.result == result
+
+
 def test_a_picture_that_was_found_may_be_anothers_too(store: JobStore) -> None:
     first = order(store, 1)
     result = finish(store)

@@ -22,16 +22,19 @@ local function others_use(render, job)
   if first ~= job and call('EXISTS', K.job .. first) == 1 then
     return true
   end
-  local users = K.users .. render
+  local users, behind = K.users .. render, 0
   while true do
-    local newest = call('ZREVRANGE', users, 0, 0)[1]
+    local newest = call('ZREVRANGE', users, behind, behind)[1]
     if not newest then
       return false
     end
-    if newest ~= job and call('EXISTS', K.job .. newest) == 1 then
+    if newest == job then -- it stays: who asks may not delete it after all
+      behind = 1
+    elseif call('EXISTS', K.job .. newest) == 1 then
       return true
+    else
+      call('ZREM', users, newest)
     end
-    call('ZREM', users, newest)
   end
 end
 
