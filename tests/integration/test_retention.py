@@ -219,3 +219,15 @@ def test_a_render_beside_the_cache_leaves_no_name_for_ever(redis_server: str) ->
     assert 0 < farm.redis.ttl(current) <= 100
     assert farm.store.submit(submission(seed=1)).hits == 1
     farm.redis.close()
+
+
+def test_the_end_of_a_job_leaves_the_name_of_a_later_render_alone(farm: Farm) -> None:
+    first = farm.store.submit(submission(seed=1, n=2)).job
+    taken = farm.claim()
+    assert taken.fingerprint == first.images[0].render.fingerprint
+    farm.store.close(taken.render_id, taken.token, NO_JOB)
+    farm.store.submit(submission(seed=1, owner="bob"))
+
+    farm.store.cancel(first.id)
+
+    assert farm.redis.ttl(f"farm:current:{taken.fingerprint}") == -1

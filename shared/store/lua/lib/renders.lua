@@ -12,7 +12,9 @@ local function finish_job(job)
     if state and not is_open(state) then -- another job waits for an open one, and outlives this
       call('EXPIRE', K.render .. render, RETENTION_S + 3600)
       call('EXPIRE', K.users .. render, RETENTION_S + 3600)
-      call('EXPIRE', K.current .. fingerprint, RETENTION_S)
+      if call('GET', K.current .. fingerprint) == render then
+        call('EXPIRE', K.current .. fingerprint, RETENTION_S)
+      end
     end
     local dropped = call('HGET', K.job .. job, 'drop:' .. index)
     local ended = dropped and dropped:match('^%S+') or state or 'failed'
