@@ -231,3 +231,20 @@ def test_the_end_of_a_job_leaves_the_name_of_a_later_render_alone(farm: Farm) ->
     farm.store.cancel(first.id)
 
     assert farm.redis.ttl(f"farm:current:{taken.fingerprint}") == -1
+
+
+def test_a_picture_that_is_ordered_again_and_again_does_not_remember_every_job(
+    redis_server: str,
+) -> None:
+    farm = Farm(redis_server, retention_s=100)
+    farm.store.submit(submission(seed=1))
+    farm.finish()
+    jobs = [farm.store.submit(submission(seed=1)).job for _ in range(5)]
+    for job in jobs:
+        farm.redis.delete(f"farm:job:{job.id}")  # it expires
+
+    later = [farm.store.submit(submission(seed=1)).job.id for _ in range(5)]
+
+    users = f"farm:users:{jobs[0].images[0].render.id}"
+    assert farm.redis.zrange(users, 0, -1) == later
+    farm.redis.close()

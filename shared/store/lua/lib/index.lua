@@ -38,6 +38,19 @@ local function others_use(render, job)
   end
 end
 
+-- A job refers to a render that was not made for it. Each that comes looks at the two oldest, so the
+-- set holds little more than what is remembered.
+local function refer(render, job, time)
+  local users = K.users .. render
+  call('ZADD', users, precise(time), job)
+  call('PERSIST', users)
+  for _, old in ipairs(call('ZRANGE', users, 0, 1)) do
+    if call('EXISTS', K.job .. old) == 0 then
+      call('ZREM', users, old)
+    end
+  end
+end
+
 -- Which render answers an image: one that succeeded, or one that somebody still waits for.
 local function answering(fingerprint)
   local render = call('GET', K.current .. fingerprint)
