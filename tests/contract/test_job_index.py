@@ -182,6 +182,16 @@ def test_an_unfinished_job_is_not_deleted(store: JobStore, running: bool) -> Non
     assert store.get(job.id).id == job.id
 
 
+def test_a_deletion_takes_what_was_told_of_the_job_along(store: JobStore) -> None:
+    job = order(store, 1)
+    finish(store)
+    assert store.events(job.id, None)
+
+    store.delete(job.id)
+
+    assert store.events(job.id, None) == []
+
+
 def test_after_a_deletion_the_same_order_is_a_new_render(store: JobStore) -> None:
     job = order(store, 1)
     finish(store)
