@@ -118,9 +118,11 @@ class Desk:
 
     def _refuse_when_full(self, orders: Sequence[Order], answers: list[Entry | None]) -> None:
         new = sum(answer is None for answer in answers)
-        over = len(self._ledger.pending()) + new - self._max_queue
+        pool = orders[0].spec.pool
+        queue = [r for r in self._ledger.pending() if self._ledger.renders[r].render.pool == pool]
+        over = len(queue) + new - self._max_queue
         if new and over > 0:
-            wait_s = self.tempo.drained_in_s(f"pool:{orders[0].spec.pool}", over)
+            wait_s = self.tempo.drained_in_s(f"pool:{pool}", over)
             raise QueueFull(retry_after_s=wait_s)
 
     def _refuse_beyond_quota(self, submission: Submission, answers: list[Entry | None]) -> None:

@@ -72,6 +72,7 @@ class MemoryIndex:
                 del self._idempotency[key]
             self._attendances.held_until.pop(job_id, None)
             self._attendances.clients.pop(job_id, None)
+            self._ledger.history.lines.pop(job_id, None)
             del self._ledger.jobs[job_id]
 
     def _own(self, job_id: str) -> list[str]:

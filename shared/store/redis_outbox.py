@@ -70,8 +70,10 @@ class RedisOutbox:
         pipe.zcard(KEYS["undelivered"])
         pipe.zrange(KEYS["undelivered"], 0, 0, withscores=True)
         pipe.hgetall(KEYS["delivered"])
-        (seconds, micros), waiting, oldest, totals = pipe.execute()
-        late_s = max((seconds + micros / 1e6 - due for _, due in oldest), default=0.0)
+        pipe.get(KEYS["ahead"])
+        (seconds, micros), waiting, oldest, totals, ahead = pipe.execute()
+        now = seconds + micros / 1e6 + float(ahead or 0)  # the farm's clock
+        late_s = max((now - due for _, due in oldest), default=0.0)
         return OutboxStats(waiting=waiting, late_s=max(0.0, late_s), totals=totals)
 
 

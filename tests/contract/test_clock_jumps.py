@@ -22,6 +22,7 @@ from shared.store.redis_store import RedisJobStore
 from shared.store.scripts import StoreConfig
 from shared.store.values import Attendance, Claim
 from shared.tickets import ticket_template
+from tests.hooks import hooked
 from tests.orders import POOL, submission
 from tests.servers.clocks import HOUR_S, Clock
 from tests.servers.engines import ENGINES, engine_binary
@@ -158,6 +159,16 @@ def test_a_client_that_is_gone_is_missed_in_time_although_the_clock_was_set_back
 
     wait_until(lambda: scene.store.reap() and scene.store.unattended().abandoned)
     assert scene.store.get(job.id).images[0].status is RenderState.canceled
+
+
+def test_a_late_webhook_is_seen_to_be_late_although_the_clock_was_set_back(scene: Scene) -> None:
+    scene.store.reap()
+    scene.jump(-HOUR_S)
+    scene.store.reap()
+
+    scene.store.cancel(scene.store.submit(hooked()).job.id)
+
+    wait_until(lambda: scene.store.outbox_stats().late_s > 0, 3.0)
 
 
 def test_what_is_ordered_between_a_jump_back_and_its_repair_is_kept_as_long_as_it_should(

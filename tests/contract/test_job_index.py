@@ -182,6 +182,16 @@ def test_an_unfinished_job_is_not_deleted(store: JobStore, running: bool) -> Non
     assert store.get(job.id).id == job.id
 
 
+def test_a_deletion_takes_what_was_told_of_the_job_along(store: JobStore) -> None:
+    job = order(store, 1)
+    finish(store)
+    assert store.events(job.id, None)
+
+    store.delete(job.id)
+
+    assert store.events(job.id, None) == []
+
+
 def test_after_a_deletion_the_same_order_is_a_new_render(store: JobStore) -> None:
     job = order(store, 1)
     finish(store)
@@ -237,6 +247,20 @@ def test_a_disowned_picture_answers_nobody_and_is_still_there(store: JobStore) -
 
     assert store.submit(submission(seed=1)).made == 1
     assert store.get(job.id).images[0].render.result == result
+
+
+def test_a_job_whose_purge_stopped_half_way_keeps_its_picture_from_other_deletions(
+    store: JobStore,
+) -> None:
+    jobs = [order(store, 1)]
+    result = finish(store)
+    jobs += [order(store, 1, owner="bob"), order(store, 1, owner="carol")]
+    store.delete(jobs[0].id)
+
+    assert store.disown(jobs[2].id) == ()  # and then its storage, or its API, was gone
+    store.delete(jobs[1].id)
+
+    assert store.get(jobs[2].id).images[0].render.result == result
 
 
 def test_a_picture_that_was_found_may_be_anothers_too(store: JobStore) -> None:

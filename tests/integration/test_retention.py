@@ -207,3 +207,44 @@ def test_an_idempotency_key_of_an_expired_job_makes_a_new_one(farm: Farm) -> Non
     again = farm.store.submit(submission(seed=2, idempotency=("key", "body")))
 
     assert not again.replayed
+
+
+def test_a_render_beside_the_cache_leaves_no_name_for_ever(redis_server: str) -> None:
+    farm = Farm(redis_server, retention_s=100)
+    farm.store.submit(submission(seed=1, cache="bypass"))
+
+    farm.finish()
+
+    [current] = [key for key in farm.ttls() if key.startswith("farm:current:")]
+    assert 0 < farm.redis.ttl(current) <= 100
+    assert farm.store.submit(submission(seed=1)).hits == 1
+    farm.redis.close()
+
+
+def test_the_end_of_a_job_leaves_the_name_of_a_later_render_alone(farm: Farm) -> None:
+    first = farm.store.submit(submission(seed=1, n=2)).job
+    taken = farm.claim()
+    assert taken.fingerprint == first.images[0].render.fingerprint
+    farm.store.close(taken.render_id, taken.token, NO_JOB)
+    farm.store.submit(submission(seed=1, owner="bob"))
+
+    farm.store.cancel(first.id)
+
+    assert farm.redis.ttl(f"farm:current:{taken.fingerprint}") == -1
+
+
+def test_a_picture_that_is_ordered_again_and_again_does_not_remember_every_job(
+    redis_server: str,
+) -> None:
+    farm = Farm(redis_server, retention_s=100)
+    farm.store.submit(submission(seed=1))
+    farm.finish()
+    jobs = [farm.store.submit(submission(seed=1)).job for _ in range(5)]
+    for job in jobs:
+        farm.redis.delete(f"farm:job:{job.id}")  # it expires
+
+    later = [farm.store.submit(submission(seed=1)).job.id for _ in range(5)]
+
+    users = f"farm:users:{jobs[0].images[0].render.id}"
+    assert farm.redis.zrange(users, 0, -1) == later
+    farm.redis.close()

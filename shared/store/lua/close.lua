@@ -45,13 +45,15 @@ if found == '1' then
   fields[#fields + 1] = 1
   count('found')
 end
+if state == 'succeeded' and field == 'result' then
+  if cjson.decode(value).exact == false then
+    forget(fingerprint, render)
+  else -- a bypassed cache learns, if it was empty; before the job's end, which says for how long
+    call('SET', K.current .. fingerprint, render, 'NX')
+  end
+end
 end_render(render, state, fields)
 if state == 'succeeded' then
-  if field == 'result' and cjson.decode(value).exact == false then
-    forget(fingerprint, render)
-  elseif field == 'result' then
-    call('SET', K.current .. fingerprint, render, 'NX') -- a bypassed cache learns, if it was empty
-  end
   device_s = tonumber(device_s)
   if device_s > 0 and tonumber(cost) > 0 then
     local ratio = math.min(math.max(device_s / tonumber(cost), 1e-3), 1e3)

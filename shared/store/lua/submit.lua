@@ -158,8 +158,7 @@ for index, image in ipairs(order.images) do
   local rate = tonumber(call('GET', K.rate .. image.pool) or 1)
   local charge = image.cost * rate / order.weight
   if image.how ~= 'new' then
-    call('ZADD', K.users .. image.answer, precise(time), order.job)
-    call('PERSIST', K.users .. image.answer)
+    refer(image.answer, order.job, time)
   end
   if image.how == 'hit' then
     call('PERSIST', render) -- until this job is final too

@@ -22,16 +22,32 @@ local function others_use(render, job)
   if first ~= job and call('EXISTS', K.job .. first) == 1 then
     return true
   end
-  local users = K.users .. render
+  local users, behind = K.users .. render, 0
   while true do
-    local newest = call('ZREVRANGE', users, 0, 0)[1]
+    local newest = call('ZREVRANGE', users, behind, behind)[1]
     if not newest then
       return false
     end
-    if newest ~= job and call('EXISTS', K.job .. newest) == 1 then
+    if newest == job then -- it stays: who asks may not delete it after all
+      behind = 1
+    elseif call('EXISTS', K.job .. newest) == 1 then
       return true
+    else
+      call('ZREM', users, newest)
     end
-    call('ZREM', users, newest)
+  end
+end
+
+-- A job refers to a render that was not made for it. Each that comes looks at the two oldest, so the
+-- set holds little more than what is remembered.
+local function refer(render, job, time)
+  local users = K.users .. render
+  call('ZADD', users, precise(time), job)
+  call('PERSIST', users)
+  for _, old in ipairs(call('ZRANGE', users, 0, 1)) do
+    if call('EXISTS', K.job .. old) == 0 then
+      call('ZREM', users, old)
+    end
   end
 end
 

@@ -12,7 +12,9 @@ local function finish_job(job)
     if state and not is_open(state) then -- another job waits for an open one, and outlives this
       call('EXPIRE', K.render .. render, RETENTION_S + 3600)
       call('EXPIRE', K.users .. render, RETENTION_S + 3600)
-      call('EXPIRE', K.current .. fingerprint, RETENTION_S)
+      if call('GET', K.current .. fingerprint) == render then
+        call('EXPIRE', K.current .. fingerprint, RETENTION_S)
+      end
     end
     local dropped = call('HGET', K.job .. job, 'drop:' .. index)
     local ended = dropped and dropped:match('^%S+') or state or 'failed'
@@ -167,19 +169,22 @@ local function drop_image(job, index, render, why)
   image_done(job, index, 'canceled', attempt) -- last: what the job remembers must be final by then
 end
 
--- Drop what has not started of jobs whose deadline has passed; answers these jobs.
+-- Drop what has not started of jobs whose deadline has passed; answers those that lost some.
 local function expire_due(limit)
-  local jobs = call('ZRANGEBYSCORE', K.deadlines, '-inf', precise(now()), 'LIMIT', 0, limit)
-  for _, job in ipairs(jobs) do
+  local expired = {}
+  for _, job in ipairs(call('ZRANGEBYSCORE', K.deadlines, '-inf', precise(now()), 'LIMIT', 0, limit)) do
     call('ZREM', K.deadlines, job)
     local index = 0
     for render in (call('HGET', K.job .. job, 'renders') or ''):gmatch('%S+') do
       local state, attempt = unpack(call('HMGET', K.render .. render, 'state', 'attempt'))
       if state == 'queued' and tonumber(attempt) == 0 then
         drop_image(job, index, render, 'expired')
+        if expired[#expired] ~= job then
+          expired[#expired + 1] = job
+        end
       end
       index = index + 1
     end
   end
-  return jobs
+  return expired
 end
