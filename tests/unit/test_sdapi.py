@@ -296,3 +296,14 @@ def test_what_is_no_picture_is_refused(quiet: TestClient, body: dict[str, str], 
 
     error = response.json()["error"]
     assert (response.status_code, error["code"], error["param"]) == (400, code, "image")
+
+
+@pytest.mark.parametrize("side", [10**400, -(10**400)], ids=["positive", "negative"])
+def test_a_side_that_no_float_holds_is_refused_by_name(quiet: TestClient, side: int) -> None:
+    refused = quiet.post("/sdapi/v1/txt2img", json=FOX | {"width": side})
+
+    assert refused.status_code == 400
+    assert (refused.json()["error"]["code"], refused.json()["error"]["param"]) == (
+        "invalid_size",
+        "width",
+    )
