@@ -253,6 +253,20 @@ def test_progress_and_interrupt_are_of_the_callers_newest_job_only() -> None:
     assert farm.store.get(jobs["alice"]).cancel_requested_at is None
 
 
+def test_progress_tells_how_long_it_will_take() -> None:
+    farm = Farm()
+    ready(farm)
+    job = farm.client().post("/jobs", json=FOX | {"n": 2}).json()
+    farm.store.note("anonymous", "a1111_job", job["id"])
+    claimed = farm.claim()
+    assert claimed is not None
+    farm.finish(claimed, device_s=20.0)
+
+    eta_s = farm.client().get("/sdapi/v1/progress").json()["eta_relative"]
+
+    assert eta_s == farm.client().get(f"/jobs/{job['id']}").json()["eta_s"] > 0
+
+
 def test_an_order_becomes_the_newest_job() -> None:
     farm = Farm(Settings(api_keys="alice:k1 bob:k2", sync_wait_s=0.05))
     job_id = held(farm, "k1")
