@@ -127,7 +127,7 @@ def create_app(
 def _add_routes(app: FastAPI) -> None:
     for router in (
         jobs.router, index.router, verify.router, queue.router, events.router, result_routes.router,
-        files.router, models.router, inputs.router, webhooks.router,
+        files.router, models.router, inputs.router, webhooks.router, workers.router,
     ):  # fmt: skip
         app.include_router(router)
         app.include_router(router, prefix="/v1", include_in_schema=False)
@@ -138,7 +138,6 @@ def _add_routes(app: FastAPI) -> None:
     app.include_router(sdapi.router)
     app.include_router(ops.router)
     app.include_router(admin.router)
-    app.include_router(workers.router)
     app.mount("/web", _Assets(directory=WEB))
     get(app.router, "/", include_in_schema=False)(_page)
     add_reference(app)
@@ -175,6 +174,7 @@ def _version() -> str:
 _ABOUT = """\
 Order images of Stable Diffusion 3.5, look at the job, fetch the pictures.
 
-Everything under `/jobs`, `/inputs`, `/files` and `/models` answers under `/v1` too.
+Everything under `/jobs`, `/inputs`, `/files`, `/models`, `/queue`, `/workers` and `/webhooks`
+answers under `/v1` too.
 Every fault is `application/problem+json`; `GET /errors` lists the codes.
 """

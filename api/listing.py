@@ -91,7 +91,8 @@ def read_listing(request: Request) -> tuple[Listing, dict[str, str]]:
 def _bad(kind: str, name: str, message: str) -> Fault:
     if name in ("after", "before"):
         return _fault("invalid_cursor", name, "must be the id of a job")
-    return _fault(_CODES.get(kind, "invalid_value"), name[:100], message)
+    told = "there is no such parameter" if kind == "extra_forbidden" else message
+    return _fault(_CODES.get(kind, "invalid_value"), name[:100], told)
 
 
 def _fault(code: str, name: str, detail: str) -> Fault:

@@ -19,6 +19,12 @@ from shared.fingerprint import encode
 M = TypeVar("M", bound=BaseModel)
 
 _CODES = {"missing": "missing_field", "extra_forbidden": "unknown_field"}
+_WORDS = {  # where pydantic's speak of its own parts
+    "missing": "is required",
+    "extra_forbidden": "there is no such field",
+    "model_type": "must be an object",
+    "dict_type": "must be an object",
+}
 _IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,255}")
 _SIDES = ("width", "height")
 
@@ -142,4 +148,4 @@ def _fault(found: ErrorDetails, spelled: dict[str, str]) -> Fault:
         code = "invalid_size"
     path = [*(spelled[field].split("/") if field in spelled else [field]), *rest]
     name = "/".join(part[:100].replace("~", "~0").replace("/", "~1") for part in path)
-    return Fault(code, name, found["msg"])
+    return Fault(code, name, _WORDS.get(found["type"], found["msg"]))

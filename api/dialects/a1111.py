@@ -13,6 +13,7 @@ from shared.jobs import Job, JobStatus
 from shared.models import SIDE_MULTIPLE_PX, ModelEntry
 
 DENOISING_STRENGTH = 0.75
+_MOST_SIDE_PX = 2**20
 _SAME = frozenset({"prompt", "negative_prompt", "steps", "cfg_scale", "seed"})
 _SIZES = ("width", "height")
 _BATCH = ("batch_size", "n_iter")
@@ -53,6 +54,8 @@ MOST_ROUNDED_PX = 10**6  # no model's; JSON has integers that no division takes
 
 def _rounded(side: Any) -> Any:
     if not isinstance(side, int) or isinstance(side, bool) or abs(side) > MOST_ROUNDED_PX:
+        return side
+    if abs(side) > _MOST_SIDE_PX:  # no float holds every whole number; the model refuses it
         return side
     return max(SIDE_MULTIPLE_PX, round(side / SIDE_MULTIPLE_PX) * SIDE_MULTIPLE_PX)
 

@@ -92,10 +92,12 @@ async def deployed_edits(request: Request, owner: Caller, deployment: str) -> Re
 )
 async def variations(request: Request, owner: Caller) -> Response:
     form = await read_form(request)
+    unused = ["prompt"] if form.fields.get("prompt") else []
     form.fields |= {"prompt": "", "strength": form.fields.get("strength", str(VARIATION_STRENGTH))}
-    farm, ignored = farm_of(request), form.files.pop("mask", None)
+    unused += ["mask"] if form.files.pop("mask", None) else []
+    farm = farm_of(request)
     wish, manner = await run_in_threadpool(_drawn_over, farm, owner, form, None)
-    wish.ignored += ["mask"] if ignored else []
+    wish.ignored += unused
     return await _serve(request, farm, owner, wish, manner, "generation", blank_prompt=True)
 
 

@@ -22,6 +22,7 @@ from api.pictures import drawn
 from api.reading import json_body, json_object, read
 from api.routes import get
 from api.schemas import Limits
+from api.shown import seen
 from shared import images
 from shared.errors import InvalidOrder, JobFinished, JobNotFound
 from shared.images import PictureInfo, infotext, parse_infotext, read_info
@@ -147,7 +148,8 @@ def progress(request: Request, owner: Client, skip_current_image: bool = False) 
     current = None
     if job and not job.done and not skip_current_image:
         current = _latest_picture(farm, job)
-    return a1111.progress(job, current, None)
+    eta_s = seen(request, farm, job).eta_s if job and not job.done else None
+    return a1111.progress(job, current, eta_s)
 
 
 @router.post("/interrupt", summary="Cancel the newest job", responses=responses(*_ACCESS))

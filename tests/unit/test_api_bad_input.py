@@ -134,6 +134,19 @@ def test_a_bad_field_is_refused_by_its_name(farm, client, fields, code, param):
     assert len(json.dumps(problem)) < 2000
 
 
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"prompt": None}, "prompt: is required"),
+        ({"promt": "x"}, "promt: there is no such field"),
+        ({"webhook": "https://example.org"}, "webhook: must be an object"),
+        ({"metadata": []}, "metadata: must be an object"),
+    ],
+)
+def test_a_refusal_speaks_of_the_order_and_of_no_part_of_ours(farm, client, fields, told):
+    assert client.post("/jobs", json=FOX | fields).json()["detail"] == told
+
+
 def test_every_bad_field_is_listed_at_once(farm, client):
     order = {"size": "17x0", "n": 0, "steps": 5000, "nonsense": 1, "metadata": {"a": 1}}
 

@@ -385,6 +385,15 @@ def test_a_variation_needs_no_prompt(farm: Farm, client: TestClient) -> None:
     assert not has_null(response.json())
 
 
+def test_a_variation_names_what_it_has_no_use_for(farm: Farm, client: TestClient) -> None:
+    files = {"image": ("a", png()), "mask": ("b", png())}
+    with painting(farm) as claims:
+        response = client.post("/v1/images/variations", data={"prompt": "a cat"}, files=files)
+
+    assert claims[0].spec.prompt == ""
+    assert response.headers["x-ignored-params"] == "prompt, mask"
+
+
 # ---------------------------------------------------------------------------------------- limits
 
 

@@ -253,6 +253,20 @@ def test_progress_and_interrupt_are_of_the_callers_newest_job_only() -> None:
     assert farm.store.get(jobs["alice"]).cancel_requested_at is None
 
 
+def test_progress_tells_how_long_it_will_take() -> None:
+    farm = Farm()
+    ready(farm)
+    job = farm.client().post("/jobs", json=FOX | {"n": 2}).json()
+    farm.store.note("anonymous", "a1111_job", job["id"])
+    claimed = farm.claim()
+    assert claimed is not None
+    farm.finish(claimed, device_s=20.0)
+
+    eta_s = farm.client().get("/sdapi/v1/progress").json()["eta_relative"]
+
+    assert eta_s == farm.client().get(f"/jobs/{job['id']}").json()["eta_s"] > 0
+
+
 def test_an_order_becomes_the_newest_job() -> None:
     farm = Farm(Settings(api_keys="alice:k1 bob:k2", sync_wait_s=0.05))
     job_id = held(farm, "k1")
@@ -305,3 +319,14 @@ def test_what_is_no_picture_is_refused(quiet: TestClient, body: dict[str, str], 
 
     error = response.json()["error"]
     assert (response.status_code, error["code"], error["param"]) == (400, code, "image")
+
+
+@pytest.mark.parametrize("side", [10**400, -(10**400)], ids=["positive", "negative"])
+def test_a_side_that_no_float_holds_is_refused_by_name(quiet: TestClient, side: int) -> None:
+    refused = quiet.post("/sdapi/v1/txt2img", json=FOX | {"width": side})
+
+    assert refused.status_code == 400
+    assert (refused.json()["error"]["code"], refused.json()["error"]["param"]) == (
+        "invalid_size",
+        "width",
+    )

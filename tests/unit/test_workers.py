@@ -20,7 +20,13 @@ from tests.loopback import serving
 from tests.waiting import wait_until
 
 KEYS = "alice:alice-key root:root-key:admin"
-ROUTES = [("GET", "/workers"), ("POST", "/workers/w/drain"), ("POST", "/workers/w/release")]
+ROUTES = [
+    (method, spelling + path)
+    for spelling in ("", "/v1")
+    for method, path in (
+        ("GET", "/workers"), ("POST", "/workers/w/drain"), ("POST", "/workers/w/release")
+    )
+]  # fmt: skip
 Run = Callable[..., Result]
 
 
