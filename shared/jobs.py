@@ -215,6 +215,12 @@ class Render(Record):
 Dropped = Literal["canceled", "expired"]
 
 
+def as_left(render: Render, attempt: int, step: int, started_at: float | None) -> Render:
+    """The render as it was when a job stopped waiting for it: what comes later is not this job's."""
+    then = {"attempt": attempt, "step": step, "started_at": started_at}
+    return render.model_copy(update={**then, "found": False, "result": None, "verdict": None})
+
+
 class JobImage(Record):
     """A job's view of one render: `dropped` says that this job stopped waiting for it."""
 

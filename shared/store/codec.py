@@ -18,6 +18,7 @@ from shared.jobs import (
     RenderState,
     StoredResult,
     Verdict,
+    as_left,
 )
 from shared.store.limits import too_much, too_often
 from shared.store.values import (
@@ -170,21 +171,29 @@ def decode_job(seen: list[Any]) -> Job:
 def _image(index: int, entry: list[Any], job: dict[str, str]) -> JobImage:
     render_id, flat, rank, rate, ahead_s = entry
     render = _render(render_id, _pairs(flat), float(job["created_at"]))
-    dropped: Dropped | None = None
-    dropped_at: float | None = None
     if line := job.get(f"drop:{index}"):
         why, at = line.split(" ")
-        dropped, dropped_at = ("expired" if why == "expired" else "canceled"), float(at)
+        dropped: Dropped = "expired" if why == "expired" else "canceled"
+        left = _left(render, job.get(f"left:{index}"))
+        return JobImage(
+            index=index, render=left, cached=False, dropped=dropped, dropped_at=float(at)
+        )
     return JobImage(
         index=index,
         render=render,
         cached=render.found or f"cached:{index}" in job,
-        dropped=dropped,
-        dropped_at=dropped_at,
         position=rank if rank >= 0 else None,
         rate=rate or None,
         ahead_s=ahead_s or None,
     )
+
+
+def _left(render: Render, line: str | None) -> Render:
+    """None: it was dropped before this was written down."""
+    if line is None:
+        return as_left(render, render.attempt, render.step, render.started_at)
+    attempt, step, started_at = line.split(" ")
+    return as_left(render, int(attempt), int(step), float(started_at) if started_at else None)
 
 
 def _render(render_id: str, fields: dict[str, str], created_at: float) -> Render:

@@ -18,6 +18,7 @@ from shared.jobs import (
     JobImage,
     Render,
     RenderState,
+    as_left,
     move,
 )
 from shared.store.history import History
@@ -62,7 +63,7 @@ class JobEntry:
     job: Job
     renders: list[str]
     cached: set[int]
-    dropped: dict[int, tuple[Dropped, float]] = field(default_factory=dict)
+    dropped: dict[int, tuple[Dropped, float, Render]] = field(default_factory=dict)
     started: bool = False
 
 
@@ -236,7 +237,7 @@ class Ledger:
             return
         entry.wanted -= 1
         entry.waiters.discard(waiter)
-        job.dropped[index] = (why, self.now())
+        job.dropped[index] = (why, self.now(), entry.render)
         if not entry.wanted:
             self.refund(entry)
             self.end(entry, RenderState.canceled)
@@ -261,12 +262,14 @@ class Ledger:
         return entry.job.model_copy(update={"images": tuple(images), "last_event": newest})
 
     def _image(self, entry: JobEntry, index: int, render: Render, rank: int | None) -> JobImage:
+        if index in entry.dropped:
+            why, at, then = entry.dropped[index]
+            left = as_left(render, then.attempt, then.step, then.started_at)
+            return JobImage(index=index, render=left, cached=False, dropped=why, dropped_at=at)
         return JobImage(
             index=index,
             render=render,
             cached=index in entry.cached or render.found,
-            dropped=entry.dropped.get(index, (None, 0))[0],
-            dropped_at=entry.dropped.get(index, (None, None))[1],
             position=rank,
             rate=self.rates.get(render.pool) if render.state in OPEN else None,
         )

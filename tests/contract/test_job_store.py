@@ -741,6 +741,26 @@ def test_what_finished_before_the_cancel_stays(store: JobStore) -> None:
     assert [image.status for image in canceled.images].count(RenderState.succeeded) == 1
 
 
+def test_what_others_make_of_a_render_is_not_told_of_a_job_that_left_it(store: JobStore) -> None:
+    early, late = store.submit(submission()).job, store.submit(submission()).job
+    first = claim(store, "t1")
+    store.renew({"t1": (first.render_id, 2)}, LEASE_S)
+    left = store.cancel(early.id)
+    (image,) = left.images
+    assert (image.status, image.render.attempt, image.render.step) == (RenderState.canceled, 1, 2)
+
+    store.release(first.render_id, "t1", lost=True)
+    assert store.get(early.id).images[0].position is None
+    finish(store, claim(store, "t2"))
+
+    assert store.get(late.id).status is JobStatus.succeeded
+    (now,) = store.get(early.id).images
+    assert not now.cached
+    assert (now.render.attempt, now.render.step, now.render.started_at, now.render.result) == (
+        1, 2, image.render.started_at, None,
+    )  # fmt: skip
+
+
 def test_a_finished_job_cannot_be_canceled(store: JobStore) -> None:
     job = store.submit(submission()).job
     finish(store, claim(store))

@@ -148,8 +148,8 @@ end
 -- next step if it runs (then the image shows what is true: that it still runs).
 local function drop_image(job, index, render, why)
   local key = K.render .. render
-  local state, pool, flow, charge, wanted, attempt =
-    unpack(call('HMGET', key, 'state', 'pool', 'flow', 'charge', 'wanted', 'attempt'))
+  local state, pool, flow, charge, wanted, attempt, step, started_at = unpack(
+    call('HMGET', key, 'state', 'pool', 'flow', 'charge', 'wanted', 'attempt', 'step', 'started_at'))
   local member = job .. ':' .. index
   if call('SISMEMBER', K.waiters .. render, member) == 0 then
     return
@@ -161,7 +161,8 @@ local function drop_image(job, index, render, why)
   end
   call('HINCRBY', key, 'wanted', -1)
   call('SREM', K.waiters .. render, member)
-  call('HSET', K.job .. job, 'drop:' .. index, why .. ' ' .. precise(now()))
+  call('HSET', K.job .. job, 'drop:' .. index, why .. ' ' .. precise(now()),
+    'left:' .. index, table.concat({ attempt, step, started_at or '' }, ' '))
   if not others then
     dequeue(pool, render, flow, tonumber(charge))
     end_render(render, 'canceled')
