@@ -367,3 +367,22 @@ def test_a_url_or_method_that_is_not_there(farm, client, method, path, status, c
 )
 def test_a_405_names_every_method_of_the_url(client, path, methods):
     assert client.request("PATCH", path).headers["allow"] == methods
+
+
+@pytest.mark.parametrize("path", ["/jobs", "/v1/images/generations", "/sdapi/v1/txt2img"])
+def test_a_body_of_millions_of_values_is_not_taken_apart(client, farm, path):
+    body = b'{"prompt":"a red fox","metadata":[' + b"[]," * 2**20 + b"[]]}"
+
+    tracemalloc.start()
+    response = client.post(path, content=body, headers={"Content-Type": "application/json"})
+    _, most_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    refused(response, farm, 400, "invalid_json")
+    assert most_bytes < 8 * len(body)
+
+
+def test_a_prompt_of_nothing_but_commas_is_an_order(client):
+    order = {"prompt": "," * 32_000, "negative_prompt": "," * 32_000}
+
+    assert client.post("/jobs", json=order).status_code == 202
