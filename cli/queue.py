@@ -32,7 +32,7 @@ def queue(farm: Client, as_json: bool) -> None:
 
 def _told(model: QueueOfModel) -> str:
     workers = model.workers
-    eta = f", a new order is done in about {model.eta_s:.0f} s" if model.eta_s is not None else ""
+    eta = f", a new order starts in about {model.eta_s:.0f} s" if model.eta_s is not None else ""
     return (
         f"{model.model}\t{model.queued} queued, {model.running} running; "
         f"{workers.ready} workers ready, {workers.busy} busy, {workers.loading} loading{eta}"

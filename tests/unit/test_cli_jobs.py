@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cli.main import main
-from tests.api_kit import Farm
+from tests.api_kit import Farm, worker
 from tests.loopback import serving
 
 QUICK = ("--size", "64x64", "--steps", "4")
@@ -176,3 +176,15 @@ def test_list_events_queue_and_dry_run_are_lines_for_people_and_json_for_program
     assert cached.stdout.startswith("1 image, 1 cached; ")
     assert "done at once" in cached.stdout
     assert renderfarm("queue").stdout.startswith("tiny\t1 queued, 0 running; ")
+
+
+def test_the_queue_says_when_a_new_order_starts_not_when_it_is_done(
+    farm: Farm, renderfarm: Run
+) -> None:
+    farm.store.heartbeat(worker("ready"), 60.0)
+    submit(renderfarm)
+    claimed = farm.claim()
+    assert claimed is not None
+    farm.finish(claimed, device_s=20.0)  # now it is known how fast the queue goes
+
+    assert ", a new order starts in about 0 s" in renderfarm("queue").stdout
