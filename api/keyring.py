@@ -168,7 +168,8 @@ class KeyRing:
             )
             raise Problem(401, "missing_api_key", detail, headers=CHALLENGE)
         if not text:
-            raise Problem(401, "missing_api_key", "send a key", headers=CHALLENGE)
+            detail = "send a key: `Authorization: Bearer KEY`"
+            raise Problem(401, "missing_api_key", detail, headers=CHALLENGE)
         if self._copy.failing or self._copy.version is None:
             raise StoreUnavailable  # it may know this one
         raise Problem(401, "invalid_api_key", "this key is not known", headers=CHALLENGE)

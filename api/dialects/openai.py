@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic_core import from_json
 
 from api.dialects.wish import Wish, said
-from api.schemas import ALIASES
+from api.schemas import ALIASES, MOST_PAIRS
 from shared.models import Catalog, ModelEntry
 
 PROBE = "invalid-model"  # Nextcloud asks for it to see that the service answers
@@ -103,8 +103,12 @@ def _user(wish: Wish, given: Mapping[str, Any]) -> None:
     """Kept with the job, so that its owner can tell his own users apart."""
     user = given.get("user", given.get("safety_identifier"))
     pairs = wish.fields.get("metadata", {})
-    if isinstance(user, str) and isinstance(pairs, dict):
-        wish.fields["metadata"] = {"user": user[:512]} | pairs
+    if not isinstance(user, str) or not isinstance(pairs, dict):
+        return
+    if len(pairs) == MOST_PAIRS and "user" not in pairs:  # the client's own pairs go before it
+        wish.ignored += [name for name in ("user", "safety_identifier") if name in given]
+        return
+    wish.fields["metadata"] = {"user": user[:512]} | pairs
 
 
 def _animation(wish: Wish, given: Mapping[str, Any]) -> None:

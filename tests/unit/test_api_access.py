@@ -40,6 +40,7 @@ def test_without_a_key_the_answer_is_401_and_says_how(farm, path):
         assert (response.status_code, response.json()["error"]["code"]) == (401, code)
         assert response.headers["www-authenticate"] == "Bearer"
         assert response.json()["error"]["type"] == "authentication_error"
+    assert "Authorization: Bearer" in farm.client().get(path).json()["detail"]
 
 
 def test_an_order_without_a_key_is_refused_before_its_body_is_read(farm):

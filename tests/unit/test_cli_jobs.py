@@ -181,8 +181,8 @@ def test_list_events_queue_and_dry_run_are_lines_for_people_and_json_for_program
 def test_the_queue_says_when_a_new_order_starts_not_when_it_is_done(
     farm: Farm, renderfarm: Run
 ) -> None:
-    submit(renderfarm)
     farm.store.heartbeat(worker("ready"), 60.0)
+    submit(renderfarm)
     claimed = farm.claim()
     assert claimed is not None
     farm.finish(claimed, device_s=20.0)  # now it is known how fast the queue goes

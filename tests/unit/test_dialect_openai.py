@@ -171,6 +171,14 @@ def test_the_clients_own_user_is_kept(name: str) -> None:
     assert len(order_of({name: "u" * 1000}).metadata["user"]) == 512
 
 
+@pytest.mark.parametrize("name", ["user", "safety_identifier"])
+def test_a_user_gives_way_to_metadata_that_is_full(name: str) -> None:
+    full = {str(k): "" for k in range(16)}
+
+    assert order_of({name: "u1", "metadata": full}).metadata == full
+    assert wish_of({name: "u1", "metadata": full}).ignored == [name]
+
+
 def test_null_means_absent() -> None:
     body = dict.fromkeys(("n", "seed", "user", "response_format", "stream", "huh", "quality"))
     wish = wish_of(body)
