@@ -58,7 +58,7 @@ class Call:
             "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "method": "POST",
             "http_version": "1.1", "scheme": "http", "path": path, "raw_path": path.encode(),
             "query_string": b"", "root_path": "", "headers": raw, "client": ("127.0.0.1", 1),
-            "server": ("127.0.0.1", 80), "state": {},
+            "server": ("farm.test", 80), "state": {},
         }  # fmt: skip
         self.task = asyncio.ensure_future(app(scope, self._receive, self._send))
 

@@ -96,7 +96,7 @@ async def calling(
         "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method,
         "scheme": "http", "path": parts.path, "raw_path": parts.path.encode(),
         "query_string": parts.query.encode(), "root_path": "", "client": ("127.0.0.1", 1),
-        "server": ("127.0.0.1", 80),
+        "server": ("farm.test", 80),
         "headers": [(b"host", b"farm.test"), *((k.encode(), v.encode()) for k, v in named.items())],
     }  # fmt: skip
     task = asyncio.create_task(app(scope, call.receive, call.send))
