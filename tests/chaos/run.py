@@ -62,7 +62,8 @@ class Report:
             f"renders {self.renders}: claimed {totals['claimed']}, rendered again "
             f"{totals['lost']}, found stored {totals['found']}, cache hits {totals['hit']}, "
             f"uploads that lost {self.unpublished}",
-            f"a killed worker's render was given back in {_seconds(back, 0.95)} s (p95 of {len(back)})",
+            f"a killed worker's render was given back in {_seconds(back, 0.5)} s (median of "
+            f"{len(back)}), {_seconds(back, 0.95)} s (p95), {sum(s <= 1 for s in back)} within 1 s",
             f"webhooks: {self.told} messages heard",
             f"lost {self.lost}, doubled {self.doubled}, unfinished {self.unfinished}, "
             f"wrong {len(self.wrong)}",

@@ -20,7 +20,7 @@ from tests.waiting import wait_until
 
 TIMEOUT_S = 0.4
 LIMIT_S = 10.0
-POST = b"POST /jobs HTTP/1.1\r\nHost: farm\r\nContent-Type: application/json\r\n"
+POST = b"POST /jobs HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
 
 
 @contextmanager
@@ -72,7 +72,7 @@ def ended(client: socket.socket) -> bytes:
     ("begin", "drop"),
     [
         (b"G", b"E"),
-        (b"GET /healthz HTTP/1.1\r\nHost: farm\r\nX-Slow: ", b"a"),
+        (b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ", b"a"),
         (POST + b"Content-Length: 5000\r\n\r\n{", b" "),
         (POST + b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n", b"1\r\n \r\n"),
         (POST + b"Content-Length: 5000\r\n\r\n{", b""),
@@ -111,7 +111,7 @@ def test_a_refused_request_may_not_trickle_on() -> None:
 
 def asked(client: socket.socket) -> bytes:
     """The whole answer to a small request."""
-    client.sendall(b"GET /healthz HTTP/1.1\r\nHost: farm\r\n\r\n")
+    client.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
     said = b""
     while not said.endswith(b"}") and (piece := client.recv(65536)):
         said += piece
