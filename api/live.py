@@ -90,8 +90,11 @@ class RedisLive:
                 await asyncio.gather(writer, return_exceptions=True)
 
     async def _write(self, wire: AbstractConnection, commands: Commands) -> None:
-        """A write that fails closes the connection, and so ends the reading."""
-        while True:
+        """A write that fails closes the connection, and so ends the reading.
+
+        It also ends where a write to a server that is gone has swallowed its cancellation.
+        """
+        while self._commands is commands:
             verb, jobs = await commands.get()
             channels = [KEYS["live"] + job for job in jobs]
             await wire.send_command(verb, *channels, check_health=False)
