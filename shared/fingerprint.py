@@ -30,6 +30,10 @@ def canonical(spec: RenderSpec) -> bytes:
         fields |= {"strength": None, "mask_image_sha256": None}
     else:
         fields["input"] = INPUT_RECIPE
+    if spec.preset == "exact":
+        del fields["preset"]
+    if not spec.skip_layer_guidance or not spec.guidance_scale > 1:  # it works on top of guidance
+        del fields["skip_layer_guidance"]
     fields["loras"] = [[lora.sha256, lora.scale] for lora in spec.loras if lora.scale]
     return encode({"version": VERSION, "noise": NOISE_RECIPE, **fields})
 

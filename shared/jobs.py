@@ -104,6 +104,9 @@ class RenderSpec(Passed):
     init_image_sha256: str | None = None
     mask_image_sha256: str | None = None
     strength: float | None = None
+    # Later than the rest: a fingerprint leaves them out at these values.
+    preset: Literal["exact", "balanced", "draft"] = "exact"
+    skip_layer_guidance: float = 0.0  # the scale; 0: none
 
     INPUTS: ClassVar = ("init_image_sha256", "mask_image_sha256")
 

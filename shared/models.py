@@ -17,31 +17,56 @@ from shared.jobs import pool_name
 
 SIDE_MULTIPLE_PX = 16
 Mode = Literal["txt2img", "img2img", "inpaint"]
-# The fields that decide pixels. Placement and compile only round: they stand in a result's numeric
-# profile instead, so that tuning a worker does not empty the cache.
+Precision = Literal["fp32", "bf16", "fp16", "fp8", "fp8-storage", "int8", "nf4", "gguf"]
+Preset = Literal["exact", "balanced", "draft"]
+# The fields that decide pixels. Placement, compile and attention only round: they stand in a
+# result's numeric profile instead, so that tuning a worker does not empty the cache.
 PIXEL_FIELDS = ("source", "revision", "precision", "t5", "max_sequence_length", "engine")
+# The same, but left out of the digest at their defaults: they came later, and what was cached
+# before them stays good.
+LATER_PIXEL_FIELDS = (
+    "gguf_file",
+    "vae_tiling",
+    "skip_layers",
+    "skip_layer_start",
+    "skip_layer_stop",
+)
 
 
 class ModelEntry(BaseModel):
-    """One model as it is served. `source` is `hf:REPO`, `dir:FOLDER` or `tiny:OPTIONS`."""
+    """One model as it is served. `source` is `hf:REPO`, `modelscope:REPO`, `dir:FOLDER` or `tiny:OPTIONS`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
     title: str = ""
-    source: str = Field(pattern=r"^(hf|dir|tiny):")
+    source: str = Field(pattern=r"^(hf|modelscope|dir|tiny):")
     revision: str = ""
-    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
-    t5: Literal["on", "off"] = "on"
+    precision: Precision = "bf16"  # of the transformer
+    gguf_file: str = ""  # with precision `gguf`: inside the folder, or a path
+    t5: Literal["on", "int8", "nf4", "fp8", "off"] = "on"  # `on`: in `compute_precision`
     max_sequence_length: int = Field(256, ge=1, le=512)
-    engine: Literal["diffusers"] = "diffusers"
-    placement: Literal["gpu", "model-offload", "sequential-offload"] = "gpu"
+    vae_tiling: bool = False  # always; see allow_tiling for only where memory is short
+    skip_layers: tuple[int, ...] = ()  # of skip-layer guidance; empty: an order cannot ask for it
+    skip_layer_start: float = Field(0.01, ge=0, le=1)  # parts of the schedule
+    skip_layer_stop: float = Field(0.2, ge=0, le=1)
+    engine: Literal["diffusers", "onnx"] = "diffusers"
+
+    profile: Literal["fast", "eco", "auto"] | None = None  # sets placement and compile
+    placement: Literal[
+        "gpu", "text-offload", "model-offload", "group-offload", "sequential-offload"
+    ] = "gpu"
     compile: Literal["off", "regional", "full"] = "off"
+    warm_sizes: tuple[str, ...] = ()  # `WxH`, compiled before the worker is ready; its default is
+    attention: Literal["auto", "sdpa", "cudnn", "flash", "flash3", "efficient", "math"] = "auto"
+    provider: Literal["auto", "cpu", "cuda", "tensorrt"] = "auto"  # of engine `onnx`
     allow_tiling: bool = False  # what it draws is marked, so it stays out of PIXEL_FIELDS
 
     steps: int = Field(28, ge=1)
     guidance_scale: float = Field(4.5, ge=0, le=30)
     shift: float = Field(3.0, gt=0, le=20)
+    skip_layer_guidance: float = Field(0.0, ge=0, le=10)  # its scale; 0: none
+    preset: Preset = "exact"
     width: int = 1024
     height: int = 1024
 
@@ -66,7 +91,19 @@ class ModelEntry(BaseModel):
     @property
     def digest(self) -> str:
         """64 hex digits over the fields that decide pixels; part of every fingerprint."""
-        return hashlib.sha256(encode({f: getattr(self, f) for f in PIXEL_FIELDS})).hexdigest()
+        fields = self.model_dump(mode="json", include={*PIXEL_FIELDS, *LATER_PIXEL_FIELDS})
+        defaults = {name: type(self).model_fields[name].default for name in LATER_PIXEL_FIELDS}
+        for name, default in defaults.items():
+            if getattr(self, name) == default:
+                del fields[name]
+        return hashlib.sha256(encode(fields)).hexdigest()
+
+    @property
+    def compute_precision(self) -> Literal["fp32", "bf16", "fp16"]:
+        """What is multiplied in, and what everything is held in that is not quantized."""
+        if self.precision == "fp32" or self.precision == "fp16":
+            return self.precision
+        return "bf16"
 
     @property
     def pool(self) -> str:

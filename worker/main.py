@@ -61,7 +61,7 @@ def serve(settings: Settings, model: str | None = None) -> int:
     stored is stored. An order to drain does the same; a worker that starts while the order stands,
     or in quarantine, waits before it loads anything.
     """
-    from worker.loading.load import pick_device
+    from worker.loading.devices import pick_device
 
     setup("worker", settings.log_level, settings.log_format)
     ending = Ending()

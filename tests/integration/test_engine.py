@@ -14,7 +14,8 @@ from shared.errors import Canceled, ModelError, RenderFailed
 from shared.jobs import LoraRef, RenderSpec
 from shared.models import ModelEntry
 from shared.settings import Settings
-from worker.loading.load import load, pick_device
+from worker.loading.devices import pick_device
+from worker.loading.load import load
 from worker.loading.locate import locate
 from worker.loading.steps import STEPS
 

@@ -127,7 +127,7 @@ def test_with_the_encoders_off_the_pipeline_is_where_its_transformer_is(make: Ma
 def test_short_of_memory_in_the_encoders_or_the_decoder_is_met_alike(make: Make) -> None:
     engine = make(*EXACT)
     before = engine.render(order(), on_step).rgb
-    engine._embed.cache_clear()
+    engine._prompts.clear()
 
     for part in (engine._pipe.text_encoder_3, engine._pipe.vae.decoder):
         with failing(part, 1, no_memory):

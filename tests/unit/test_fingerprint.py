@@ -27,6 +27,8 @@ changes: dict[str, st.SearchStrategy[Any]] = {
     "init_image_sha256": st.none() | SHA,
     "mask_image_sha256": st.none() | SHA,
     "strength": st.none() | st.floats(0.01, 1),
+    "preset": st.sampled_from(["exact", "balanced", "draft"]),
+    "skip_layer_guidance": st.floats(0, 10),
 }
 specs = st.fixed_dictionaries({}, optional=changes).map(lambda fields: spec(**fields))
 
@@ -35,7 +37,7 @@ def effect(spec: RenderSpec) -> dict[str, Any]:
     """What a renderer would read of the order, said independently of the fingerprint."""
     seen = spec.model_dump(exclude={"model"})
     if spec.guidance_scale <= 1:
-        del seen["guidance_scale"], seen["negative_prompt"]
+        del seen["guidance_scale"], seen["negative_prompt"], seen["skip_layer_guidance"]
     if not spec.init_image_sha256:
         del seen["strength"], seen["mask_image_sha256"]
     seen["loras"] = [(one.sha256, one.scale) for one in spec.loras if one.scale != 0]

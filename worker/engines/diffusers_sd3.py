@@ -10,7 +10,6 @@ import gc
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,18 +19,18 @@ from shared.errors import DeviceFault, FarmError, ModelError, RenderFailed
 from shared.jobs import RenderSpec
 from shared.models import ModelEntry
 from shared.store.values import Gpu
+from worker.engines.decode import decoded
 from worker.engines.faults import is_device_fault, is_out_of_memory
 from worker.engines.ladder import Ladder, empty_cache, rungs_of
 from worker.engines.port import Inputs, OnStep, Picture, Previews
 from worker.engines.previews import Glance, Shower, fitted
 from worker.engines.start import Start, composed, start_of
+from worker.engines.text import Embeddings, Prompts
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusion3Pipeline
 
-PROMPTS_KEPT = 32  # a prompt's embeddings are about 3 MB on the device
 WARM_UP_SIDE_PX = 64
-Embeddings = tuple[torch.Tensor, torch.Tensor]  # (1, 77 + T5 length, 4096), (1, 2048)
 
 
 @dataclass(slots=True, frozen=True)
@@ -61,11 +60,11 @@ class DiffusersSD3:
         self._profile = profile
         self._ladder = ladder or Ladder(pipe, self._device, rungs_of(entry, self._device))
         self._schedule = pipe.scheduler.config
-        self._embed = lru_cache(PROMPTS_KEPT)(self._encode)
+        self._prompts = Prompts(pipe, self._device, entry.max_sequence_length, self._ladder)
         self._glance: Glance | None = None
 
     def warm_up(self) -> None:
-        self._embed.cache_clear()  # the encoders are tried out too
+        self._prompts.clear()  # the encoders are tried out too
         side = max(WARM_UP_SIDE_PX, self._entry.min_side_px)
         self._try_out(side, side)
         if self._entry.compile != "off":  # else the first order of this size pays for compiling
@@ -152,15 +151,15 @@ class DiffusersSD3:
             raise RenderFailed("render_error", message) from error
 
     def _free(self) -> None:
-        self._embed.cache_clear()
+        self._prompts.clear()
         gc.collect()
         empty_cache(self._device)
 
     def _draw(self, task: Task) -> Picture:
         spec, started = task.spec, self._now()
-        prompt = self._embed(spec.prompt)
+        prompt = self._prompts.embed(spec.prompt)
         guided = spec.guidance_scale > 1
-        negative = self._embed(spec.negative_prompt) if guided else (None, None)
+        negative = self._prompts.embed(spec.negative_prompt) if guided else (None, None)
         encoded = self._now()
         given = task.inputs() if task.inputs else None
         ready = self._now()
@@ -177,19 +176,6 @@ class DiffusersSD3:
         profile = self._profile | ({"memory": rung.value} if rung else {})
         exact = self._ladder.is_exact(latents)
         return Picture(rgb, spec.width, spec.height, timings, profile, exact)
-
-    def _encode(self, prompt: str) -> Embeddings:
-        """The same for both roles: an embedding does not know whether it will be negative."""
-        with self._ladder.encoders():
-            sequence, _, pooled, _ = self._pipe.encode_prompt(
-                prompt,
-                None,
-                None,
-                device=self._device,
-                do_classifier_free_guidance=False,
-                max_sequence_length=self._entry.max_sequence_length,
-            )
-        return sequence, pooled
 
     def _denoise(
         self,
@@ -244,16 +230,7 @@ class DiffusersSD3:
         return after_step
 
     def _decode(self, latents: torch.Tensor) -> bytes:
-        """Raises RenderFailed for numbers that are no picture: they would be stored as black."""
-        config = self._pipe.vae.config
-        scaled = latents / config.scaling_factor + config.shift_factor
-        pixels = self._pipe.vae.decode(scaled, return_dict=False)[0]  # (1, 3, H, W), about -1..1
-        if not torch.isfinite(pixels).all():
-            raise RenderFailed("render_error", "the image has values that are not finite")
-        # In float32: bfloat16 would put every fifth value one level off.
-        levels = pixels.float().mul_(127.5).add_(127.5).round_().clamp_(0, 255).to(torch.uint8)
-        rgb: bytes = levels[0].permute(1, 2, 0).cpu().numpy().tobytes()
-        return rgb
+        return decoded(self._pipe.vae, latents)
 
     def _now(self) -> float:
         self._wait()
