@@ -69,6 +69,10 @@ class Heart:
     def say(self, state: State, error: str | None = None, note: str | None = None) -> None:
         self._update(state=state, error=error, note=note)
 
+    def placed(self, placement: str) -> None:
+        """Where its model's weights rest: what the entry says, or what its profile came to."""
+        self._update(at_once=False, placement=placement)
+
     def busy(self, render_id: str) -> None:
         self._update(at_once=False, render=render_id, **self._unless_draining("busy"))
 

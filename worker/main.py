@@ -119,7 +119,7 @@ def _heart(settings: Settings, store: JobStore, entry: ModelEntry, name: str, de
 def _load(settings: Settings, entry: ModelEntry, device: str, heart: Heart) -> Renderer:
     from worker.loading.load import load
 
-    return load(entry, settings, device, heart.step)
+    return load(entry, settings, device, heart.step, heart.placed)
 
 
 def _start_leases(settings: Settings, name: str) -> Leases:

@@ -169,9 +169,11 @@ def test_a_profile_is_expanded_by_the_worker_and_told_in_its_log(
     monkeypatch.setattr(loading, "card_of", lambda device: CARD)
     entry = ENTRY.model_copy(update={"profile": "eco"})
 
-    engine = load(entry, settings, "cpu")
+    heard: list[str] = []
+    engine = load(entry, settings, "cpu", placed=heard.append)
 
     assert isinstance(engine, DiffusersSD3)
+    assert heard == ["model-offload"]
     assert engine._profile["placement"] == "model-offload"
     told = next(r for r in caplog.records if getattr(r, "action", "") == "profile")
     assert (told.profile, told.placement) == ("eco", "model-offload")  # type: ignore[attr-defined]

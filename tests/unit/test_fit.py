@@ -144,3 +144,15 @@ def test_damaged_headers_are_one_clear_fault(tmp_path: Path) -> None:
 
     with pytest.raises(ModelError, match="cannot be counted"):
         counted(folder)
+
+
+def test_the_ladder_on_the_page_is_the_arithmetics() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "memory.md").read_text("utf-8")
+    rows = [row.strip("| ").split(" | ") for row in page.splitlines() if row.startswith("| sd3.5-")]
+
+    assert len(rows) > 8
+    for name, precision, t5, *told in rows:
+        entry = CATALOG.find(name).model_copy(update={"precision": precision, "t5": t5})
+        size, needed = sizes(entry, counts(entry)), need(entry, counts(entry))
+        asked = (size.transformer, size.encoders, *needed.values())
+        assert told == [f"{count / 1e9:.1f}" for count in asked]

@@ -50,6 +50,12 @@ def test_loading_steps_are_seen_with_their_seconds(store: MemoryJobStore, heart:
     assert [s.name for s in store.workers()[0].steps][:2] == ["download", "preflight"]
 
 
+def test_the_placement_that_was_chosen_is_seen(store: MemoryJobStore, heart: Heart) -> None:
+    heart.placed("model-offload")
+
+    wait_until(lambda: store.workers()[0].placement == "model-offload")
+
+
 def test_the_state_follows_the_work(store: MemoryJobStore, heart: Heart) -> None:
     heart.say("ready")
     wait_until(lambda: state(store) == "ready")
