@@ -148,7 +148,7 @@ def _work(
     registry = CollectorRegistry()
     metrics = WorkerMetrics(registry)
     if settings.worker_metrics_port is not None:
-        start_http_server(settings.worker_metrics_port, "127.0.0.1", registry)
+        start_http_server(settings.worker_metrics_port, settings.worker_metrics_host, registry)
 
     def describe(claim: Claim, picture: Picture) -> PictureInfo:
         return PictureInfo.of(
