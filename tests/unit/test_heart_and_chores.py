@@ -83,6 +83,9 @@ def test_the_liveness_file_is_there_while_the_heart_beats(
     wait_until(file.exists)
     first = file.stat().st_mtime_ns
     wait_until(lambda: file.stat().st_mtime_ns > first)
+    assert file.read_text() == "loading\n"
+    heart.say("ready")
+    wait_until(lambda: file.read_text() == "ready\n")
     heart.stop()
 
     assert not file.exists()
@@ -142,6 +145,15 @@ def test_each_chore_does_its_turn_and_says_what_it_changed(
     assert store.get(late.id).status is JobStatus.expired
     actions = [record.message for record in caplog.records]
     assert actions.count("reaped") == actions.count("expired") == actions.count("poisoned") == 1
+
+
+def test_chores_that_go_round_show_it_to_a_probe(tmp_path: Path) -> None:
+    file = tmp_path / "alive"
+
+    Chores(MemoryJobStore(), liveness_file=file).show()
+
+    assert file.read_text() == "ready\n"
+    assert EVERY_S["show"] == 1.0
 
 
 def test_a_failing_chore_is_logged_and_has_a_next_turn(caplog: pytest.LogCaptureFixture) -> None:
