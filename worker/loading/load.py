@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+from pathlib import Path
 
+from shared.logs import event
 from shared.models import ModelEntry
 from shared.settings import Settings
 from worker.engines.diffusers_sd3 import DiffusersSD3
@@ -11,13 +14,16 @@ from worker.engines.port import Renderer
 from worker.loading import compiling
 from worker.loading.devices import numeric_profile, pick_device, set_threads
 from worker.loading.locate import locate
+from worker.loading.parts import files_of, wanted_by
 from worker.loading.place import check_placement, place
+from worker.loading.prefetch import prefetch_cold
 from worker.loading.quiet import quiet_libraries
 from worker.loading.read import read
 from worker.loading.steps import Report, step, untold
 
 # Two loads at once leave meta tensors and a changed default dtype behind, for good.
 _LOADING = threading.Lock()
+log = logging.getLogger("farm.worker")
 
 
 def load(entry: ModelEntry, settings: Settings, device: str, report: Report = untold) -> Renderer:
@@ -32,6 +38,7 @@ def load(entry: ModelEntry, settings: Settings, device: str, report: Report = un
         set_threads(settings.torch_threads, device)
         folder = locate(entry, settings, report)
         with step("load", report):
+            _warm(folder, entry, settings)
             pipe = read(folder, entry)
         report("quantize", "skipped")  # no precision of today's asks for it
         with step("place", report):
@@ -41,3 +48,14 @@ def load(entry: ModelEntry, settings: Settings, device: str, report: Report = un
         with step("warmup", report):
             engine.warm_up()
         return engine
+
+
+def _warm(folder: Path, entry: ModelEntry, settings: Settings) -> None:
+    if not settings.prefetch:
+        return
+    try:
+        read = prefetch_cold(folder, [folder / name for name in files_of(folder, wanted_by(entry))])
+    except OSError:
+        return  # loading meets the same, and says it of the model
+    if read:
+        event(log, "prefetched", bytes=read.bytes, seconds=round(read.seconds, 2))

@@ -9,7 +9,7 @@ import torch
 
 from shared.errors import ModelError
 from shared.models import ModelEntry
-from worker.loading.locate import T5_PARTS
+from worker.loading.parts import T5_PARTS
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
