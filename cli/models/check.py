@@ -58,14 +58,13 @@ def check(ctx: click.Context, model: str, deep: bool, canary: bool, as_json: boo
 
 
 def _shallow(entry: ModelEntry, folder: Path) -> tuple[list[Fault], list[str]]:
-    from worker.loading.parts import gguf_path, wanted_by
+    from worker.loading.parts import gguf_of, wanted_by
     from worker.loading.preflight import preflight
 
-    gguf = gguf_path(entry, folder) if entry.precision == "gguf" else None
     remarks = []
     if find_spec("torch") is None:
         remarks.append("torch is not installed here: names and shapes of tensors were not compared")
-    return preflight(folder, wanted_by(entry), gguf), remarks
+    return preflight(folder, wanted_by(entry), gguf_of(entry, folder)), remarks
 
 
 def _deep(entry: ModelEntry, folder: Path, remarks: list[str]) -> list[Fault]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 
+from cli.models.card import card_bytes, placements
 from cli.models.meter import gb
 from cli.screen import plain
 from shared.errors import ModelError
@@ -38,12 +40,12 @@ def list_models(as_json: bool) -> None:
     """
     settings = load_settings()
     catalog = load_catalog(settings.models_file, settings.default_model)
-    there = {entry.id: _on_disk(entry, settings) for entry in catalog.entries.values()}
+    memory_bytes = card_bytes()
+    shown = [_document(e, catalog, settings, memory_bytes) for e in catalog.entries.values()]
     if as_json:
-        documents = [_document(e, catalog, there[e.id]) for e in catalog.entries.values()]
-        click.echo(json.dumps(documents, indent=2))
+        click.echo(json.dumps(shown, indent=2))
     else:
-        Console().print(_table(catalog, there))
+        Console().print(_table(shown))
 
 
 def _on_disk(entry: ModelEntry, settings: Settings) -> OnDisk | None:
@@ -51,7 +53,7 @@ def _on_disk(entry: ModelEntry, settings: Settings) -> OnDisk | None:
     if find_spec("huggingface_hub") is None:
         return None
     from worker.loading.locate import present
-    from worker.loading.parts import files_of, gguf_path, wanted_by
+    from worker.loading.parts import files_of, gguf_of, wanted_by
     from worker.loading.preflight import preflight
 
     try:
@@ -61,13 +63,16 @@ def _on_disk(entry: ModelEntry, settings: Settings) -> OnDisk | None:
     if folder is None:
         return None
     wanted = wanted_by(entry)
-    gguf = gguf_path(entry, folder) if entry.precision == "gguf" else None
     size_bytes = sum((folder / name).stat().st_size for name in files_of(folder, wanted))
-    faults = preflight(folder, wanted, gguf, shapes=False)
+    faults = preflight(folder, wanted, gguf_of(entry, folder), shapes=False)
     return OnDisk(str(folder), size_bytes, not faults)
 
 
-def _document(entry: ModelEntry, catalog: Catalog, there: OnDisk | None) -> dict[str, Any]:
+def _document(
+    entry: ModelEntry, catalog: Catalog, settings: Settings, memory_bytes: int | None
+) -> dict[str, Any]:
+    there = _on_disk(entry, settings)
+    folder = Path(there.folder) if there else None
     return {
         **entry.model_dump(mode="json"),
         "digest": entry.digest,
@@ -76,29 +81,41 @@ def _document(entry: ModelEntry, catalog: Catalog, there: OnDisk | None) -> dict
         "folder": there.folder if there else None,
         "on_disk_bytes": there.bytes if there else 0,
         "whole": bool(there and there.whole),
+        "card_bytes": memory_bytes,
+        "card_holds": placements(entry, folder, memory_bytes) if memory_bytes else None,
     }
 
 
-def _table(catalog: Catalog, there: dict[str, OnDisk | None]) -> Table:
+def _table(models: list[dict[str, Any]]) -> Table:
     table = Table()
-    for column in ("model", "source", "on disk", "licence", "defaults", "also called"):
+    for column in ("model", "source", "on disk", "card", "licence", "defaults", "also called"):
         table.add_column(column, overflow="fold")  # a name that is cut is no name
-    for entry in catalog.entries.values():
-        name = f"{entry.id} (default)" if entry is catalog.default else entry.id
-        defaults = f"{entry.steps} steps, guidance {entry.guidance_scale:g}"
+    for model in models:
+        name = f"{model['id']} (default)" if model["default"] else model["id"]
+        defaults = f"{model['steps']} steps, guidance {model['guidance_scale']:g}"
         cells = plain(
-            f"{name}\n{entry.title}",
-            entry.source,
-            _said(there[entry.id]),
-            entry.licence,
-            f"{defaults}, {entry.width} x {entry.height}",
-            ", ".join(entry.aliases),
+            f"{name}\n{model['title']}",
+            model["source"],
+            _disk(model),
+            _card(model),
+            model["licence"],
+            f"{defaults}, {model['width']} x {model['height']}",
+            ", ".join(model["aliases"]),
         )
         table.add_row(*cells)
     return table
 
 
-def _said(there: OnDisk | None) -> str:
-    if there is None:
+def _disk(model: dict[str, Any]) -> str:
+    if model["folder"] is None:
         return "no"
-    return gb(there.bytes) if there.whole else f"{gb(there.bytes)}, not whole"
+    return gb(model["on_disk_bytes"]) + ("" if model["whole"] else ", not whole")
+
+
+def _card(model: dict[str, Any]) -> str:
+    """The fastest placement that fits."""
+    if model["card_bytes"] is None:
+        return "none here"
+    if model["card_holds"] is None:
+        return "pull it first"
+    return model["card_holds"][0] if model["card_holds"] else "too small"

@@ -13,10 +13,10 @@ from worker.loading import manifest
 from worker.loading.parts import PARTS, files_of, wanted_by
 from worker.loading.preflight import check
 from worker.loading.progress import Progress, unseen
-from worker.loading.read import read
+from worker.loading.read import PLAIN, read
+from worker.loading.steps import untold
 
 SHARD = "2GB"
-_BAKED = ("fp32", "bf16", "fp16")
 # As they are: saving them again would only turn them into another release's layout.
 _COPIED = ("scheduler", "tokenizer", "tokenizer_2", "tokenizer_3")
 
@@ -26,7 +26,7 @@ def refuse(entry: ModelEntry) -> None:
     way_out = "bake it with precision bf16 and t5 on; the served entry quantizes what it loads"
     if entry.precision == "gguf":
         raise ModelError(f"{entry.id} is served from a GGUF file, which is in its final form")
-    if entry.precision not in _BAKED:
+    if entry.precision not in PLAIN:
         raise ModelError(f"{entry.id}: a {entry.precision} transformer is not saved; {way_out}")
     if entry.t5 not in ("on", "off"):
         raise ModelError(f"{entry.id}: a T5 in {entry.t5} is not saved; {way_out}")
@@ -60,7 +60,7 @@ def bake(
 
 
 def _save(entry: ModelEntry, source: Path, made: Path, shard: str) -> None:
-    pipe = read(source, entry)
+    pipe = read(source, entry, "cpu", untold)
     pipe.save_pretrained(made, safe_serialization=True, max_shard_size=shard)
     for part in _COPIED:
         if part in PARTS and (made / part).is_dir():

@@ -8,7 +8,7 @@ from shared.errors import ModelError
 from shared.models import ModelEntry
 from shared.settings import Settings
 from worker.loading import hub, modelscope, tiny
-from worker.loading.parts import Wanted, gguf_path, wanted_by
+from worker.loading.parts import Wanted, gguf_of, wanted_by
 from worker.loading.preflight import check, preflight
 from worker.loading.progress import Progress, unseen
 from worker.loading.steps import Report, step, untold
@@ -28,7 +28,7 @@ def locate(
         with step("download", report):
             folder = _fetched(entry, settings, progress)
     with step("preflight", report):
-        check(folder, wanted_by(entry), _gguf(entry, folder))
+        check(folder, wanted_by(entry), gguf_of(entry, folder))
     return folder
 
 
@@ -69,7 +69,7 @@ def _fetched(entry: ModelEntry, settings: Settings, progress: Progress) -> Path:
     wanted = wanted_by(entry)
     have = _local_copy(entry, rest, wanted, settings)
     if have:
-        faults = preflight(have, wanted, _gguf(entry, have))
+        faults = preflight(have, wanted, gguf_of(entry, have))
         if not faults:
             return have
         for fault in faults:
@@ -93,7 +93,3 @@ def _local_copy(entry: ModelEntry, repo: str, wanted: Wanted, settings: Settings
 
 def _tiny_folder(size: str, seed: int, settings: Settings) -> Path:
     return settings.cache_dir / f"tiny-{size}-{seed}-v{tiny.VERSION}"
-
-
-def _gguf(entry: ModelEntry, folder: Path) -> Path | None:
-    return gguf_path(entry, folder) if entry.precision == "gguf" else None

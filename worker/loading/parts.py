@@ -54,15 +54,17 @@ def wanted_by(entry: ModelEntry) -> Wanted:
     parts = tuple(part for part in PARTS if entry.t5 != "off" or part not in T5_PARTS)
     if entry.precision != "gguf":
         return Wanted(parts)
-    here = Path(entry.gguf_file).expanduser()
-    elsewhere = here.is_absolute() or here.is_file()
+    named = Path(entry.gguf_file).expanduser()
+    elsewhere = named.is_absolute() or named.is_file()
     return Wanted(parts, bare=("transformer",), files=() if elsewhere else (entry.gguf_file,))
 
 
-def gguf_path(entry: ModelEntry, folder: Path) -> Path:
-    """Where an entry's `gguf_file` lies: a path of its own, or inside the model's folder."""
-    here = Path(entry.gguf_file).expanduser()
-    return here if here.is_absolute() or here.is_file() else folder / here
+def gguf_of(entry: ModelEntry, folder: Path) -> Path | None:
+    """The entry's GGUF file, in the model's folder or wherever it is; None: it is served without."""
+    if entry.precision != "gguf":
+        return None
+    inside = folder / entry.gguf_file
+    return inside if inside.is_file() else Path(entry.gguf_file).expanduser()
 
 
 def files_of(folder: Path, wanted: Wanted) -> list[str]:
