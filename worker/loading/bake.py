@@ -25,7 +25,9 @@ def refuse(entry: ModelEntry) -> None:
     """Raises ModelError for an entry whose weights no folder can hold as they are served."""
     way_out = "bake it with precision bf16 and t5 on; the served entry quantizes what it loads"
     if entry.precision == "gguf":
-        raise ModelError(f"{entry.id} is served from a GGUF file, which is in its final form")
+        raise ModelError(
+            f"{entry.id} is served from a GGUF file, which is already in its final form"
+        )
     if entry.precision not in PLAIN:
         raise ModelError(f"{entry.id}: a {entry.precision} transformer is not saved; {way_out}")
     if entry.t5 not in ("on", "off"):

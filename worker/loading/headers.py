@@ -105,7 +105,8 @@ def _instead(folder: Path) -> str:
 def look_at_gguf(found: Findings, file: Path) -> None:
     """The header of a GGUF file, and whether its tensors lie within its length."""
     if not file.is_file():
-        found.add("transformer", "missing_weights", f"the gguf_file {file} is missing")
+        message = f"the gguf_file {file} is neither in {found.folder} nor a path to a file"
+        found.add("transformer", "missing_weights", message)
         return
     try:
         _read_gguf(file)

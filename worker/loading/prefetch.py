@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import random
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -64,7 +65,8 @@ def prefetch_cold(folder: Path, files: list[Path]) -> Read | None:
 def cold_part(file: Path) -> float:
     """About which part of a file is not in memory, 0 to 1; 0 where the system does not say."""
     size_bytes = file.stat().st_size
-    places = sorted({size_bytes * k // _SAMPLES for k in range(_SAMPLES)}) if size_bytes else []
+    # Others each time: asking for a page may be what brings it in.
+    places = random.choices(range(size_bytes), k=_SAMPLES) if size_bytes else []  # noqa: S311
     with file.open("rb", buffering=0) as opened:
         try:
             # Else asking for one byte would fetch its neighbours, and the next answer be wrong.
