@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from cli.export import export
 from cli.screen import plain
 from shared.models import Catalog, ModelEntry, load_catalog
 from shared.settings import load_settings
@@ -57,6 +58,9 @@ def make_tiny(folder: Path, size: str, seed: int) -> None:
     click.echo(
         f'To serve it, put  source = "dir:{folder.resolve()}"  into an entry of models.toml.'
     )
+
+
+models.add_command(export)
 
 
 def _document(entry: ModelEntry, catalog: Catalog) -> dict[str, Any]:

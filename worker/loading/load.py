@@ -11,6 +11,7 @@ from worker.engines.port import Renderer
 from worker.loading import compiling
 from worker.loading.devices import numeric_profile, pick_device, set_threads
 from worker.loading.locate import locate
+from worker.loading.onnx_load import load_onnx
 from worker.loading.place import check_placement, place
 from worker.loading.quiet import quiet_libraries
 from worker.loading.read import read
@@ -30,6 +31,8 @@ def load(entry: ModelEntry, settings: Settings, device: str, report: Report = un
         device = pick_device(device)
         check_placement(entry, device)
         set_threads(settings.torch_threads, device)
+        if entry.engine == "onnx":
+            return load_onnx(entry, settings, device, report)
         folder = locate(entry, settings, report)
         with step("load", report):
             pipe = read(folder, entry)
