@@ -33,6 +33,7 @@ class OnnxTransformer(_StandIn):
         device: torch.device,
     ) -> None:
         super().__init__(config, dtype, device)
+        self.transformer_blocks = nn.ModuleList()  # a graph shows none to whoever looks for them
         self._graph = graph
 
     def forward(
