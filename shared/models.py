@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from shared.engines import unfit
 from shared.errors import InvalidOrder, ModelError
 from shared.fingerprint import encode
 from shared.jobs import pool_name
@@ -87,6 +88,12 @@ class ModelEntry(BaseModel):
                 raise ValueError(f"the default side {side} px is none that it can draw")
         if self.width * self.height > self.max_pixels or self.steps > self.max_steps:
             raise ValueError("its defaults are beyond max_pixels or max_steps")
+        return self
+
+    @model_validator(mode="after")
+    def _suits_its_engine(self) -> Self:
+        if reason := unfit(self):
+            raise ValueError(f"engine {self.engine}: {reason}")
         return self
 
     @property

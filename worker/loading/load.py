@@ -20,6 +20,7 @@ from worker.loading import compiling
 from worker.loading.card import Card
 from worker.loading.devices import card_of, numeric_profile, pick_device, set_threads
 from worker.loading.locate import locate
+from worker.loading.onnx_load import load_onnx
 from worker.loading.parts import files_of, wanted_by
 from worker.loading.place import place
 from worker.loading.prefetch import prefetch_cold
@@ -52,23 +53,36 @@ def load(
         device = pick_device(device)
         card = card_of(device)
         refuse_impossible(entry, card)
-        weights = known(entry)
-        if weights or not card:  # else its files have to be here first
-            entry = _chosen(entry, card, weights)
         set_threads(settings.torch_threads, device)
-        folder = locate(entry, settings, report)
-        if card and not weights:
-            weights = counted(folder)
-            entry = _chosen(entry, card, weights)
-        if placed:
-            placed(entry.placement)
-        _warm(folder, entry, settings, report)
-        pipe = _read(folder, entry, device, card, weights, report)
-        compiling.mark(pipe.transformer, entry, report)
-        engine = DiffusersSD3(pipe, entry, device, numeric_profile(entry, device))
-        with step("warmup", report):
-            engine.warm_up()
-        return engine
+        if entry.engine == "onnx":
+            return load_onnx(entry, settings, device, report)
+        return _load(entry, settings, device, card, report, placed)
+
+
+def _load(
+    entry: ModelEntry,
+    settings: Settings,
+    device: str,
+    card: Card | None,
+    report: Report,
+    placed: Callable[[str], None] | None,
+) -> Renderer:
+    weights = known(entry)
+    if weights or not card:  # else its files have to be here first
+        entry = _chosen(entry, card, weights)
+    folder = locate(entry, settings, report)
+    if card and not weights:
+        weights = counted(folder)
+        entry = _chosen(entry, card, weights)
+    if placed:
+        placed(entry.placement)
+    _warm(folder, entry, settings, report)
+    pipe = _read(folder, entry, device, card, weights, report)
+    compiling.mark(pipe.transformer, entry, report)
+    engine = DiffusersSD3(pipe, entry, device, numeric_profile(entry, device))
+    with step("warmup", report):
+        engine.warm_up()
+    return engine
 
 
 def _warm(folder: Path, entry: ModelEntry, settings: Settings, report: Report) -> None:

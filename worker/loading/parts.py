@@ -19,6 +19,7 @@ PARTS = (
     "vae",
     *T5_PARTS,
 )
+GRAPHS = ("transformer", "vae")  # what engine `onnx` reads as graphs, if they were exported
 _KINDS = ("json", "safetensors", "txt", "model")
 _DOUBLES = "*fp16*"
 
@@ -52,6 +53,8 @@ class Wanted:
 
 def wanted_by(entry: ModelEntry) -> Wanted:
     parts = tuple(part for part in PARTS if entry.t5 != "off" or part not in T5_PARTS)
+    if entry.engine == "onnx":
+        return Wanted(parts, bare=GRAPHS)
     if entry.precision != "gguf":
         return Wanted(parts)
     named = Path(entry.gguf_file).expanduser()
