@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from cli.loras import add_lora
 from cli.screen import plain
 from shared.models import Catalog, ModelEntry, load_catalog
 from shared.settings import load_settings
@@ -18,6 +19,9 @@ from shared.settings import load_settings
 @click.group()
 def models() -> None:
     """The models of the farm."""
+
+
+models.add_command(add_lora)
 
 
 @models.command("list")

@@ -63,7 +63,8 @@ class Loras:
             yield
             return
         try:
-            with torch.inference_mode(False):  # else nothing outside of it could touch them later
+            # Inference mode off: else nothing outside of it could touch the adapters later.
+            with torch.inference_mode(False), _quiet_peft():
                 for lora in refs:
                     self._have(lora, scales)
                 self._pipe.transformer.set_adapters(list(scales), list(scales.values()))
@@ -116,8 +117,7 @@ class Loras:
     def _load(self, lora: LoraRef, name: str, weights: dict[str, torch.Tensor]) -> None:
         transformer = self._pipe.transformer
         try:
-            with self._lock, warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several: yes
+            with self._lock:
                 transformer.load_lora_adapter(
                     weights,
                     prefix=None,
@@ -135,6 +135,14 @@ class Loras:
         """A load that fails may leave an empty adapter behind."""
         if name in getattr(self._pipe.transformer, "peft_config", {}):
             self._pipe.transformer.delete_adapters(name)
+
+
+@contextmanager
+def _quiet_peft() -> Iterator[None]:
+    """It warns of a second adapter, and of one that is deleted after it was on."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module="peft")
+        yield
 
 
 def _name(lora: LoraRef) -> str:

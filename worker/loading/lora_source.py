@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,12 @@ from shared.errors import ModelError, ModelUnavailable
 from shared.jobs import LoraRef
 from shared.logs import redact
 from shared.loras import LoraEntry
+from shared.models import ModelEntry
 from shared.settings import Settings
-from worker.engines.lora_file import Pair, read_lora
+from worker.engines.lora_file import Pair, layers_of, read_lora
+from worker.loading.locate import locate
+
+_CONFIG = "transformer/config.json"
 
 
 def reader(
@@ -61,3 +66,23 @@ def fetch_file(repo: str, name: str, revision: str, settings: Settings) -> Path:
     except Exception as error:  # the hub's, httpx's and the disk's: the client lets all through
         why = redact(f"{type(error).__name__}: {error}".splitlines()[0])
         raise ModelUnavailable(f"{name} of {repo} cannot be downloaded: {why}") from error
+
+
+def layers_of_model(entry: ModelEntry, settings: Settings) -> dict[str, tuple[int, int]]:
+    """The linear layers of a model's transformer, made of its configuration alone.
+
+    Raises ModelError, ModelUnavailable.
+    """
+    import torch
+    from diffusers import SD3Transformer2DModel
+
+    config = json.loads(_config_of(entry, settings).read_text("utf-8"))
+    with torch.device("meta"):
+        return layers_of(SD3Transformer2DModel.from_config(config))
+
+
+def _config_of(entry: ModelEntry, settings: Settings) -> Path:
+    kind, _, rest = entry.source.partition(":")
+    if kind == "hf":
+        return fetch_file(rest, _CONFIG, entry.revision, settings)
+    return locate(entry, settings) / _CONFIG
