@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import peft
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
@@ -340,8 +341,9 @@ def test_alphas_beside_the_weights_count_as_those_in_the_header(
 
 
 def test_memory_that_is_short_takes_the_loras_too(
-    engine: Any, settings: Settings, loras: dict[str, LoraEntry]
+    engine: Any, settings: Settings, loras: dict[str, LoraEntry], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(engine._ladder, "step_down", lambda: True)  # there is a rung for each
     fitted(engine, settings, loras, 2**30)
     expected = engine.render(order(ref(loras["ink"])), on_step).rgb
     engine.render(order(ref(loras["oil"])), on_step)
@@ -358,3 +360,26 @@ def test_memory_that_is_short_takes_the_loras_too(
 
     assert (len(seen[0]), len(seen[1])) == (2, 1)
     assert drawn == expected
+
+
+def test_a_load_that_breaks_off_for_want_of_memory_is_tried_again_and_leaves_nothing(
+    engine: Any, settings: Settings, loras: dict[str, LoraEntry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine._ladder, "step_down", lambda: True)
+    fitted(engine, settings, loras, 2**30)
+    plain = engine.render(order(), on_step).rgb
+    expected = engine.render(order(ref(loras["ink"])), on_step).rgb
+    engine._loras.clear()
+    whole, tried = peft.set_peft_model_state_dict, list[int]()
+
+    def short(*given: Any, **named: Any) -> Any:
+        tried.append(1)
+        if len(tried) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(*given, **named)
+
+    monkeypatch.setattr(peft, "set_peft_model_state_dict", short)
+    drawn = engine.render(order(ref(loras["ink"])), on_step).rgb
+
+    assert (len(tried), drawn == expected) == (2, True)
+    assert engine.render(order(), on_step).rgb == plain
