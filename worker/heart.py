@@ -56,6 +56,11 @@ class Heart:
     def state(self) -> str:
         return self._status.state
 
+    @property
+    def loaded_s(self) -> dict[str, float]:
+        """Seconds of each loading step that was done."""
+        return {s.name: s.seconds for s in self._status.steps if s.seconds is not None}
+
     def start(self) -> None:
         """Beat once, so that the standing is known, then go on in a thread."""
         self._beat()

@@ -155,6 +155,8 @@ def _work(
 ) -> None:
     registry = CollectorRegistry()
     metrics = WorkerMetrics(registry)
+    for step, seconds in heart.loaded_s.items():
+        metrics.load_seconds.labels(step).set(seconds)
     if settings.worker_metrics_port is not None:
         start_http_server(settings.worker_metrics_port, "127.0.0.1", registry)
 
