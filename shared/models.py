@@ -127,11 +127,12 @@ class ModelEntry(BaseModel):
     def takes_loras(self) -> bool:
         """Whether adapters can be hung into its transformer, and taken off again, as it is held.
 
-        Refused by the library: storage in fp8. Frozen: CUDA graphs and an ONNX graph. Never tried
-        here for want of a card: fp8 and nf4.
+        Refused by the library: storage in fp8, and hooks that move layer by layer. Frozen: CUDA
+        graphs and an ONNX graph. Never tried here for want of a card: fp8 and nf4.
         """
         held = self.precision not in ("fp8", "fp8-storage", "nf4")
-        return held and self.engine == "diffusers" and self.compile != "full"
+        moves = self.placement != "sequential-offload"
+        return held and moves and self.engine == "diffusers" and self.compile != "full"
 
     def size_like(self, width: int, height: int) -> tuple[int, int]:
         """About as many pixels as the default size has, in the shape of `width` x `height`."""

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
+from accelerate.hooks import CpuOffload  # type: ignore[import-untyped]
 
 from shared.errors import ModelError, RenderFailed
 from shared.jobs import LoraRef
@@ -63,8 +64,9 @@ class Loras:
             yield
             return
         try:
-            # Inference mode off: else nothing outside of it could touch the adapters later.
+            # Inference mode off: quantized weights cannot be listed there.
             with torch.inference_mode(False), _quiet_peft():
+                self._thaw()
                 for lora in refs:
                     self._have(lora, scales)
                 self._pipe.transformer.set_adapters(list(scales), list(scales.values()))
@@ -79,6 +81,12 @@ class Loras:
         if self._sizes:
             self._pipe.transformer.unload_lora()
             self._sizes.clear()
+
+    def _thaw(self) -> None:
+        """An offload moved them in inference mode: peft could not switch them any more."""
+        for name, module in self._pipe.transformer.named_modules():
+            if ".lora_" in name and hasattr(module, "weight") and module.weight.is_inference():
+                module.weight = torch.nn.Parameter(module.weight.clone(), requires_grad=False)
 
     def _have(self, lora: LoraRef, wanted: dict[str, float]) -> None:
         name = _name(lora)
@@ -123,13 +131,22 @@ class Loras:
                     prefix=None,
                     adapter_name=name,
                     low_cpu_mem_usage=True,
-                    _pipeline=self._pipe,
+                    _pipeline=self._rehooked(),
                 )
         except BaseException:
             self._forget(name)
             raise
         if name not in getattr(transformer, "peft_config", {}):
             raise _unusable(lora, "nothing of it was loaded")
+
+    def _rehooked(self) -> Any:
+        """The pipeline, whose hooks of offload have to learn of new layers.
+
+        Not where the transformer moves as a whole: it takes them along, and diffusers would put
+        the hooks on again for whatever card comes first.
+        """
+        hook = getattr(self._pipe.transformer, "_hf_hook", None)
+        return None if isinstance(hook, CpuOffload) else self._pipe
 
     def _forget(self, name: str) -> None:
         """A load that fails may leave an empty adapter behind."""

@@ -44,7 +44,8 @@ def load(
 ) -> Renderer:
     """Find, read, place and warm up the model; `device` as in `pick_device`.
 
-    Its LoRAs are loaded when an order first wants them; `loras` are the farm's, by name. Render in the thread that loaded. Raises ModelError.
+    `loras` are the farm's, by name: each is loaded when an order first wants it. Render in the
+    thread that loaded. Raises ModelError.
     """
     quiet_libraries()
     with _LOADING:
