@@ -127,7 +127,7 @@ def _load(
 ) -> Renderer:
     from worker.loading.load import load
 
-    return load(entry, settings, device, heart.step, loras)
+    return load(entry, settings, device, heart.step, heart.placed, loras)
 
 
 def _start_leases(settings: Settings, name: str) -> Leases:
@@ -158,7 +158,7 @@ def _work(
     for step, seconds in heart.loaded_s.items():
         metrics.load_seconds.labels(step).set(seconds)
     if settings.worker_metrics_port is not None:
-        start_http_server(settings.worker_metrics_port, "127.0.0.1", registry)
+        start_http_server(settings.worker_metrics_port, settings.worker_metrics_host, registry)
 
     def describe(claim: Claim, picture: Picture) -> PictureInfo:
         return PictureInfo.of(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,9 @@ from worker.loading import compiling, lora_source
 from worker.loading.card import Card
 from worker.loading.devices import card_of, numeric_profile, pick_device, set_threads
 from worker.loading.locate import locate
+from worker.loading.parts import files_of, wanted_by
 from worker.loading.place import place
+from worker.loading.prefetch import prefetch_cold
 from worker.loading.profiles import choose, on_cpu, too_large
 from worker.loading.quiet import quiet_libraries
 from worker.loading.read import DTYPES, read
@@ -40,12 +42,13 @@ def load(
     settings: Settings,
     device: str,
     report: Report = untold,
+    placed: Callable[[str], None] | None = None,
     loras: Mapping[str, LoraEntry] | None = None,
 ) -> Renderer:
     """Find, read, place and warm up the model; `device` as in `pick_device`.
 
-    `loras` are the farm's, by name: each is loaded when an order first wants it. Render in the
-    thread that loaded. Raises ModelError.
+    `placed` hears the placement, which a profile may have chosen; `loras` are the farm's, by name:
+    each is loaded when an order first wants it. Render in the thread that loaded. Raises ModelError.
     """
     quiet_libraries()
     with _LOADING:
@@ -60,6 +63,9 @@ def load(
         if card and not weights:
             weights = counted(folder)
             entry = _chosen(entry, card, weights)
+        if placed:
+            placed(entry.placement)
+        _warm(folder, entry, settings, report)
         pipe = _read(folder, entry, device, card, weights, report)
         check_layers(pipe.transformer, entry)
         compiling.mark(pipe.transformer, entry, report)
@@ -74,6 +80,18 @@ def load(
         with step("warmup", report):
             engine.warm_up()
         return engine
+
+
+def _warm(folder: Path, entry: ModelEntry, settings: Settings, report: Report) -> None:
+    if not settings.prefetch:
+        return
+    report("load", "running")
+    try:
+        read = prefetch_cold(folder, [folder / name for name in files_of(folder, wanted_by(entry))])
+    except OSError:
+        return  # loading meets the same, and says it of the model
+    if read:
+        event(log, "prefetched", bytes=read.bytes, seconds=round(read.seconds, 2))
 
 
 def _chosen(entry: ModelEntry, card: Card | None, weights: Weights | None) -> ModelEntry:
