@@ -145,8 +145,6 @@ def _read(found: _Found, device: str, report: Report) -> Any:
     except torch.OutOfMemoryError as error:
         raise ModelError(found.too_large) from error
     return pipe
-        raise ModelError(too_large(entry, card, weights) if card and weights else told) from error
-    return pipe
 
 
 def check_layers(transformer: Any, entry: ModelEntry) -> None:
