@@ -22,18 +22,25 @@ def measured(plan: Plan, folder: Path, budget_s: float, say: Say) -> Iterator[di
 
     `folder` takes one shape's weights at a time, up to 28 GB, and what passes between the processes.
     """
-    end, made = time.monotonic() + budget_s, folder / "none"
+    end, made, unmade = time.monotonic() + budget_s, folder / "none", ""
     for number, run in enumerate(plan.runs(folder)):
         left_s = end - time.monotonic()
         if left_s < min(LEAST_S, budget_s):
             if run.task == "variant":
                 yield run.title | {"error": "not begun: the time that was given is over"}
             continue
+        if run.task == "variant" and unmade:
+            yield run.title | {"error": unmade}
+            continue
         if run.task == "weights":
             shutil.rmtree(made, ignore_errors=True)
             made = run.weights
         say(_told(run))
-        yield from _rows(run, folder / f"{number}.jsonl", left_s)
+        rows = _rows(run, folder / f"{number}.jsonl", left_s)
+        if run.task == "weights":
+            unmade = rows[-1]["error"] if rows else ""
+        else:
+            yield from rows
 
 
 def _told(run: Run) -> str:
