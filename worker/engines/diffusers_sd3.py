@@ -21,7 +21,7 @@ from shared.models import ModelEntry
 from shared.store.values import Gpu
 from worker.engines.decode import decoded
 from worker.engines.faults import is_device_fault, is_out_of_memory
-from worker.engines.ladder import Ladder, empty_cache, rungs_of
+from worker.engines.ladder import Ladder, empty_cache, ladder_of
 from worker.engines.meter import Meter
 from worker.engines.port import Inputs, OnStep, Picture, Previews
 from worker.engines.previews import Glance, Shower, fitted
@@ -59,7 +59,7 @@ class DiffusersSD3:
         self._entry = entry
         self._device = torch.device(device)
         self._profile = profile
-        self._ladder = ladder or Ladder(pipe, self._device, rungs_of(entry, self._device))
+        self._ladder = ladder or ladder_of(pipe, entry, self._device)
         self._schedule = pipe.scheduler.config
         self._prompts = Prompts(pipe, self._device, entry.max_sequence_length, self._ladder)
         self._meter = Meter(pipe.transformer.config, entry, self._device)
@@ -139,7 +139,8 @@ class DiffusersSD3:
         """
         try:
             try:
-                with torch.inference_mode():
+                # Not inference_mode: a quantized weight that moved inside it could not move again.
+                with torch.no_grad():
                     return self._draw(task)
             finally:
                 self._pipe.maybe_free_model_hooks()  # under offload: nothing stays on the card
