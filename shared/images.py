@@ -23,6 +23,8 @@ from shared.jobs import Record, RenderSpec
 
 Format = Literal["png", "webp", "jpeg"]
 NOISE_NOTE = "random weights: this picture is noise"
+# What the exact account says beside the fields of its order.
+NOTES = ("version", "fingerprint", "mode", "profile", "random_weights", "note")
 
 _EXIF_IFD, _USER_COMMENT, _IMAGE_DESCRIPTION = 0x8769, 0x9286, 0x010E
 _UNICODE = b"UNICODE\0"
