@@ -54,6 +54,10 @@ class Settings(BaseModel):
     )
     hf_endpoint: str | None = knob(None, "A mirror of Hugging Face to download from")
     hf_token: SecretStr | None = knob(None, "Hugging Face token for gated models")
+    modelscope_endpoint: str | None = knob(None, "A mirror of ModelScope to download from")
+    modelscope_token: SecretStr | None = knob(
+        None, "ModelScope token for repositories that are not open"
+    )
 
     # the result store
     s3_bucket: str | None = knob(None, "Bucket for pictures; without it they lie in a local folder")
@@ -171,6 +175,10 @@ class Settings(BaseModel):
     device: str = knob("auto", "`auto`, `cpu`, `cuda` or `cuda:N`")
     torch_threads: int = knob(
         0, "CPU threads of one worker; 0: 1 on a CPU, torch's choice on a GPU", ge=0
+    )
+    prefetch: bool = knob(
+        True,
+        "Weights that are not in memory yet are read whole, side by side, before they are loaded",
     )
     lease_s: float = knob(
         6.0, "A render whose lease was not renewed for so long is given to another worker", ge=0.2

@@ -162,7 +162,7 @@ def test_a_gguf_file_draws_nearly_what_fp32_draws(
 def test_a_gguf_file_that_is_not_there_is_named(settings: Settings) -> None:
     entry = ENTRY.model_copy(update={"precision": "gguf", "gguf_file": "gone.gguf"})
 
-    with pytest.raises(ModelError, match=r"gguf_file gone\.gguf of m is neither in .* nor a path"):
+    with pytest.raises(ModelError, match=r"gguf_file gone\.gguf is neither in .* nor a path"):
         load(entry, settings, "cpu")
 
 

@@ -20,7 +20,9 @@ from worker.loading import compiling
 from worker.loading.card import Card
 from worker.loading.devices import card_of, numeric_profile, pick_device, set_threads
 from worker.loading.locate import locate
+from worker.loading.parts import files_of, wanted_by
 from worker.loading.place import place
+from worker.loading.prefetch import prefetch_cold
 from worker.loading.profiles import choose, on_cpu, too_large
 from worker.loading.quiet import quiet_libraries
 from worker.loading.read import read
@@ -60,12 +62,25 @@ def load(
             entry = _chosen(entry, card, weights)
         if placed:
             placed(entry.placement)
+        _warm(folder, entry, settings, report)
         pipe = _read(folder, entry, device, card, weights, report)
         compiling.mark(pipe.transformer, entry, report)
         engine = DiffusersSD3(pipe, entry, device, numeric_profile(entry, device))
         with step("warmup", report):
             engine.warm_up()
         return engine
+
+
+def _warm(folder: Path, entry: ModelEntry, settings: Settings, report: Report) -> None:
+    if not settings.prefetch:
+        return
+    report("load", "running")
+    try:
+        read = prefetch_cold(folder, [folder / name for name in files_of(folder, wanted_by(entry))])
+    except OSError:
+        return  # loading meets the same, and says it of the model
+    if read:
+        event(log, "prefetched", bytes=read.bytes, seconds=round(read.seconds, 2))
 
 
 def _chosen(entry: ModelEntry, card: Card | None, weights: Weights | None) -> ModelEntry:

@@ -9,7 +9,7 @@ import torch
 
 from shared.errors import FarmError, ModelError
 from shared.models import ModelEntry
-from worker.loading.locate import T5_PARTS
+from worker.loading.parts import T5_PARTS
 from worker.loading.place import home
 from worker.loading.quantize import (
     prove,
