@@ -286,7 +286,7 @@ def test_damaged_weights_are_one_clear_fault(tmp_path):
     weights = folder / "vae" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
 
-    with pytest.raises(ModelError, match="m cannot be loaded"):
+    with pytest.raises(ModelError, match="cannot be served: vae/"):
         load(ENTRY, Settings(model_cache_dir=tmp_path), "cpu")
 
 
