@@ -10,10 +10,8 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-import tomllib
 from pathlib import Path
 
-from cli.export import table
 from shared.jobs import RenderSpec
 from shared.models import ModelEntry
 from shared.settings import Settings
@@ -31,9 +29,7 @@ def entries(folder: Path, settings: Settings, size: str) -> dict[str, ModelEntry
     found = {"diffusers fp32": source}
     for precision in ("fp32", "int8"):
         into = folder / precision
-        export(source, settings, into, precision=precision, say=print)
-        (fields,) = tomllib.loads(table(source, into, precision))["models"].values()
-        found[f"onnx {precision}"] = ModelEntry.model_validate({"id": "m", **fields})
+        found[f"onnx {precision}"] = export(source, settings, into, precision=precision, say=print)
     return found
 
 

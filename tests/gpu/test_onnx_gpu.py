@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from cli.export import table
 from shared.models import ModelEntry, load_catalog
 from shared.settings import Settings
 from tests.orders import spec
@@ -48,12 +47,9 @@ def test_a_card_draws_through_graphs_what_it_draws_through_torch(
 
     entry = load_catalog().find("tiny").model_copy(update={"source": "tiny:size=small"})
     folder = tmp_path / "onnx"
-    export(entry, settings, folder, precision=precision)
-    models = tmp_path / "models.toml"
-    shown = table(entry, folder, precision)
-    models.write_text(f'default = "tiny-onnx"\n{shown}\nprovider = "{provider}"\n')
+    serving = export(entry, settings, folder, precision=precision)
 
-    graphs = picture(load_catalog(models).default, settings)
+    graphs = picture(serving.model_copy(update={"provider": provider}), settings)
 
     torchs = picture(entry, settings)
     assert sum(abs(a - b) for a, b in zip(graphs, torchs, strict=True)) / len(graphs) < levels

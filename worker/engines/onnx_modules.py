@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from diffusers.configuration_utils import FrozenDict
 from torch import Tensor, nn
 
 from worker.engines.onnx_session import Graph
@@ -17,7 +18,7 @@ class _StandIn(nn.Module):
 
     def __init__(self, config: Mapping[str, Any], dtype: torch.dtype, device: torch.device) -> None:
         super().__init__()
-        self.config = SimpleNamespace(**config)
+        self.config = FrozenDict(config)
         self.dtype = dtype
         self.device = device
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,6 @@ from worker.engines.onnx_modules import OnnxTransformer, OnnxVae
 from worker.engines.onnx_sd3 import OnnxSD3
 from worker.engines.onnx_session import PROVIDERS, Graph, open_session, runtime
 from worker.loading.devices import numeric_profile
-from worker.loading.locate import T5_PARTS, check, parts
 from worker.loading.onnx_folder import (
     DECODER,
     ENCODER,
@@ -27,11 +28,17 @@ from worker.loading.onnx_folder import (
     read_manifest,
 )
 from worker.loading.onnx_providers import options_of, provider_of
+from worker.loading.parts import T5_PARTS, wanted_by
+from worker.loading.preflight import check
 from worker.loading.read import DTYPES
 from worker.loading.steps import Report, step
 
+Warm = Callable[[Path, ModelEntry, Settings, Report], None]  # reads cold files ahead
 
-def load_onnx(entry: ModelEntry, settings: Settings, device: str, report: Report) -> OnnxSD3:
+
+def load_onnx(
+    entry: ModelEntry, settings: Settings, device: str, report: Report, warm: Warm
+) -> OnnxSD3:
     """As `load.load`, whose lock is held. The text encoders are torch's. Raises ModelError."""
     ort = runtime()
     provider = provider_of(entry, device)
@@ -40,8 +47,9 @@ def load_onnx(entry: ModelEntry, settings: Settings, device: str, report: Report
     with step("preflight", report):
         manifest = read_manifest(folder)
         check_graphs(folder, manifest, entry)
-        graphs = ("transformer", "vae") if manifest.has_vae else ("transformer",)
-        check(folder, tuple(part for part in parts(entry) if part not in graphs))
+        wanted = wanted_by(entry)
+        check(folder, wanted if manifest.has_vae else replace(wanted, bare=("transformer",)))
+    warm(folder, entry, settings, report)
     with step("load", report):
         opened = _Opener(entry, settings, device, provider, folder, DTYPES[manifest.dtype])
         pipe = _pipe(entry, folder, manifest, opened)
