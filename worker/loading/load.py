@@ -59,7 +59,9 @@ def load(
         refuse_impossible(entry, card)
         set_threads(settings.torch_threads, device)
         if entry.engine == "onnx":
-            return load_onnx(entry, settings, device, report)
+            if placed:
+                placed(entry.placement)
+            return load_onnx(entry, settings, device, report, _warm)
         found = _find(entry, settings, card, report)
         if placed:
             placed(found.entry.placement)
@@ -105,7 +107,7 @@ def _engine(
     loras: Mapping[str, LoraEntry],
 ) -> DiffusersSD3:
     entry = found.entry
-    _warm(found, settings, report)
+    _warm(found.folder, entry, settings, report)
     pipe = _read(found, device, report)
     check_layers(pipe.transformer, entry)
     compiling.mark(pipe.transformer, entry, report)
@@ -115,13 +117,12 @@ def _engine(
     return DiffusersSD3(pipe, entry, device, profile, loras=adapters)
 
 
-def _warm(found: _Found, settings: Settings, report: Report) -> None:
+def _warm(folder: Path, entry: ModelEntry, settings: Settings, report: Report) -> None:
     if not settings.prefetch:
         return
     report("load", "running")
-    names = files_of(found.folder, wanted_by(found.entry))
     try:
-        read = prefetch_cold(found.folder, [found.folder / name for name in names])
+        read = prefetch_cold(folder, [folder / name for name in files_of(folder, wanted_by(entry))])
     except OSError:
         return  # loading meets the same, and says it of the model
     if read:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,12 @@ from worker.loading.preflight import check
 from worker.loading.read import DTYPES
 from worker.loading.steps import Report, step
 
+Warm = Callable[[Path, ModelEntry, Settings, Report], None]  # reads cold files ahead
 
-def load_onnx(entry: ModelEntry, settings: Settings, device: str, report: Report) -> OnnxSD3:
+
+def load_onnx(
+    entry: ModelEntry, settings: Settings, device: str, report: Report, warm: Warm
+) -> OnnxSD3:
     """As `load.load`, whose lock is held. The text encoders are torch's. Raises ModelError."""
     ort = runtime()
     provider = provider_of(entry, device)
@@ -44,6 +49,7 @@ def load_onnx(entry: ModelEntry, settings: Settings, device: str, report: Report
         check_graphs(folder, manifest, entry)
         wanted = wanted_by(entry)
         check(folder, wanted if manifest.has_vae else replace(wanted, bare=("transformer",)))
+    warm(folder, entry, settings, report)
     with step("load", report):
         opened = _Opener(entry, settings, device, provider, folder, DTYPES[manifest.dtype])
         pipe = _pipe(entry, folder, manifest, opened)
