@@ -172,6 +172,9 @@ class Settings(BaseModel):
     torch_threads: int = knob(
         0, "CPU threads of one worker; 0: 1 on a CPU, torch's choice on a GPU", ge=0
     )
+    compile_threads: int = knob(
+        4, "Processes in which one worker compiles its kernels, where its model is compiled", ge=1
+    )
     lease_s: float = knob(
         6.0, "A render whose lease was not renewed for so long is given to another worker", ge=0.2
     )

@@ -16,7 +16,7 @@ class Picture:
 
     `rgb` is uint8, (height, width, 3), row by row. `timings_s` has `text`, `denoise`, `decode`.
     `profile` names what moves rounding: dtype, device, library versions. Not `exact`: memory was
-    short and a saving moved pixels.
+    short and a saving moved pixels. `prompt_hits` and `prompt_misses`: embeddings remembered and made.
     """
 
     rgb: bytes
@@ -25,6 +25,8 @@ class Picture:
     timings_s: dict[str, float]
     profile: dict[str, str]
     exact: bool = True
+    prompt_hits: int = 0
+    prompt_misses: int = 0
 
 
 @dataclass(slots=True, frozen=True)
