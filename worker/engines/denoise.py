@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 import torch
@@ -48,6 +49,7 @@ class Words:
 class Schedule(FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]
     """Begins at its beginning: diffusers' own has the first step ask the device where that is."""
 
+    @wraps(FlowMatchEulerDiscreteScheduler.set_timesteps)  # the pipeline reads its signature
     def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
         super().set_timesteps(*args, **kwargs)
         self.set_begin_index(0)

@@ -32,7 +32,7 @@ def mark(
             mode = {"backend": backend} if backend else {"mode": "reduce-overhead"}
             _mark_whole(pipe.transformer, mode)
         if backend or device != "cpu":
-            _mark_decoder(pipe.vae, {"backend": backend} if backend else {})
+            mark_decoder(pipe.vae, {"backend": backend} if backend else {})
 
 
 def _set_limits(threads: int) -> None:
@@ -60,6 +60,6 @@ def _mark_whole(transformer: Any, how: dict[str, str]) -> None:
     transformer._compiled_call_impl = own
 
 
-def _mark_decoder(vae: Any, how: dict[str, str]) -> None:
+def mark_decoder(vae: Any, how: dict[str, str]) -> None:
     vae.to(memory_format=torch.channels_last)  # what convolutions on tensor cores want
     vae.decoder.compile(dynamic=True, **how)
