@@ -213,6 +213,7 @@ def test_every_other_setup_has_another_file(tmp_path: Path, monkeypatch: Any) ->
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # in Inductor's own code
 def test_inductors_kernels_are_kept_for_the_next_start(tmp_path: Path) -> None:
     entry = entry_of(compile="regional")
     settings = Settings(model_cache_dir=tmp_path, compile_threads=1)
