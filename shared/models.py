@@ -40,6 +40,7 @@ class ModelEntry(BaseModel):
 
     id: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
     title: str = ""
+    licence: str = ""  # of the weights, for people
     source: str = Field(pattern=r"^(hf|modelscope|dir|tiny):")
     revision: str = ""
     precision: Precision = "bf16"  # of the transformer

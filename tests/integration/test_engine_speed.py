@@ -215,7 +215,8 @@ def test_a_picture_says_how_many_of_its_prompts_were_remembered(engine: Any) -> 
     second = engine.render(order(prompt="a blue boat"), on_step)
     third = engine.render(order(guidance_scale=0.0), on_step)
 
-    counts = [(p.prompt_hits, p.prompt_misses) for p in (first, second, third)]
+    efforts = [picture.effort for picture in (first, second, third)]
+    counts = [(e.prompts_remembered, e.prompts_encoded) for e in efforts]
     assert counts == [(0, 2), (1, 1), (1, 0)]
 
 
@@ -230,7 +231,7 @@ def test_what_is_remembered_is_bounded_by_its_bytes_and_the_oldest_goes(engine: 
     with torch.inference_mode():
         for words in ("one", "two", "one", "three"):
             prompts.embed(words)
-        assert (prompts.hits, prompts.misses) == (1, 3)
+        assert prompts.counts == (1, 3)
         with encodings(engine) as calls:
             prompts.embed("one")
             prompts.embed("three")
@@ -257,7 +258,7 @@ def test_other_adapters_in_the_encoders_are_another_embedding(engine: Any) -> No
         prompts.embed("a lamp", ("style", 0.5))
         prompts.embed("a lamp", ("style", 0.5))
 
-    assert (prompts.hits, prompts.misses) == (1, 2)
+    assert prompts.counts == (1, 2)
 
 
 def test_for_a_known_prompt_resting_encoders_are_not_moved(engine: Any) -> None:

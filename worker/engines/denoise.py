@@ -15,6 +15,7 @@ from shared.jobs import RenderSpec
 from shared.models import ModelEntry
 from shared.presets import recipe_of
 from worker.engines.attention import Attention
+from worker.engines.meter import Meter
 from worker.engines.modulation import Modulation
 from worker.engines.pace import Pace
 from worker.engines.port import Inputs, OnStep, Previews
@@ -59,11 +60,17 @@ class Denoiser:
     """The transformer of one pipeline. `look` shows how a picture comes along, if it is set."""
 
     def __init__(
-        self, pipe: Any, entry: ModelEntry, device: torch.device, attention: Attention
+        self,
+        pipe: Any,
+        entry: ModelEntry,
+        device: torch.device,
+        attention: Attention,
+        meter: Meter,
     ) -> None:
         self._pipe = pipe
         self._device = device
         self._attention = attention
+        self._meter = meter
         self._schedule = pipe.scheduler.config
         tables = entry.placement in RESIDENT and entry.compile != "full"
         self._modulation = Modulation(pipe) if tables else None
@@ -75,7 +82,8 @@ class Denoiser:
         # Fresh: a scheduler keeps its step index, and `set_shift` would keep the old sigma_min.
         self._pipe.scheduler = Schedule.from_config(self._schedule, shift=spec.shift)
         start = start_of(self._pipe, spec, given, self._device)
-        pace = Pace(self._device, task.on_step, spec.steps_to_run)
+        pace = Pace(self._device, self._stamped(task.on_step), spec.steps_to_run)
+        self._meter.stamp()
         with self._shortened(spec):
             latents: torch.Tensor = self._pipe(
                 prompt_embeds=words.prompt[0],
@@ -97,6 +105,13 @@ class Denoiser:
             )[0]  # fmt: skip
             pace.finish()
         return latents
+
+    def _stamped(self, on_step: OnStep) -> OnStep:
+        def told(done: int, total: int) -> None:
+            self._meter.stamp()
+            on_step(done, total)
+
+        return told
 
     @contextmanager
     def _shortened(self, spec: RenderSpec) -> Iterator[None]:

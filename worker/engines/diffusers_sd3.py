@@ -22,7 +22,8 @@ from worker.engines.attention import TORCHS_CHOICE, Attention
 from worker.engines.decode import decoded
 from worker.engines.denoise import Denoiser, Task, Words
 from worker.engines.faults import is_device_fault, is_out_of_memory
-from worker.engines.ladder import Ladder, empty_cache, rungs_of
+from worker.engines.ladder import Ladder, empty_cache, ladder_of
+from worker.engines.meter import Meter
 from worker.engines.port import Inputs, OnStep, Picture, Previews
 from worker.engines.previews import Glance, Sketch, fitted
 from worker.engines.start import composed
@@ -51,13 +52,15 @@ class DiffusersSD3:
         self._entry = entry
         self._device = torch.device(device)
         self._profile = profile
-        self._ladder = ladder or Ladder(pipe, self._device, rungs_of(entry, self._device))
+        self._ladder = ladder or ladder_of(pipe, entry, self._device)
         self._prompts = Prompts(pipe, self._device, entry.max_sequence_length, self._ladder)
-        self._denoiser = Denoiser(pipe, entry, self._device, attention)
+        self._meter = Meter(pipe.transformer.config, entry, self._device)
+        self._denoiser = Denoiser(pipe, entry, self._device, attention, self._meter)
         self._sketch = sketch
         self._thread: int | None = None  # that CUDA graphs belong to
 
     def warm_up(self) -> None:
+        self._meter.measure_ceiling()
         self._prompts.clear()  # the encoders are tried out too
         side = max(WARM_UP_SIDE_PX, self._entry.min_side_px)
         self._try_out(side, side, self._entry.guidance_scale)
@@ -129,7 +132,7 @@ class DiffusersSD3:
             name=torch.cuda.get_device_name(self._device),
             utilization=_utilization(self._device),
             memory_used_mb=torch.cuda.memory_allocated(self._device) // 2**20,
-            memory_peak_mb=torch.cuda.max_memory_allocated(self._device) // 2**20,
+            memory_peak_mb=self._meter.most_bytes() // 2**20,
             memory_total_mb=torch.cuda.mem_get_info(self._device)[1] // 2**20,
         )
 
@@ -140,7 +143,8 @@ class DiffusersSD3:
         """
         try:
             try:
-                with torch.inference_mode():
+                # Not inference_mode: a quantized weight that moved inside it could not move again.
+                with torch.no_grad():
                     return self._draw(task)
             finally:
                 self._pipe.maybe_free_model_hooks()  # under offload: nothing stays on the card
@@ -160,8 +164,8 @@ class DiffusersSD3:
         empty_cache(self._device)
 
     def _draw(self, task: Task) -> Picture:
+        self._meter.begin(self._prompts.counts)
         spec, started = task.spec, self._now()
-        hits, misses = self._prompts.hits, self._prompts.misses
         words = self._words(spec)
         encoded = self._now()
         given = task.inputs() if task.inputs else None
@@ -178,15 +182,11 @@ class DiffusersSD3:
         rung = self._ladder.rung
         profile = self._profile | ({"memory": rung.value} if rung else {})
         exact = self._ladder.is_exact(latents)
+        effort = self._meter.effort(
+            spec, words.prompt[0].shape[1], timings["denoise"], self._prompts.counts
+        )
         return Picture(
-            rgb,
-            spec.width,
-            spec.height,
-            timings,
-            profile,
-            exact,
-            prompt_hits=self._prompts.hits - hits,
-            prompt_misses=self._prompts.misses - misses,
+            rgb, spec.width, spec.height, timings, profile, exact, effort, self._meter.steps_s
         )
 
     def _words(self, spec: RenderSpec) -> Words:

@@ -16,10 +16,7 @@ Key = tuple[str, Hashable]
 
 
 class Prompts:
-    """The text encoders of one pipeline, wherever they rest.
-
-    `hits` and `misses` count since the engine was made; what was remembered needs no encoder.
-    """
+    """The text encoders of one pipeline, wherever they rest."""
 
     def __init__(
         self,
@@ -36,8 +33,8 @@ class Prompts:
         self._most_bytes = remembered_bytes
         self._bytes = 0
         self._remembered: OrderedDict[Key, Embeddings] = OrderedDict()  # the last used at the end
-        self.hits = 0
-        self.misses = 0
+        self._hits = 0
+        self._misses = 0
 
     def embed(self, prompt: str, adapters: Hashable = ()) -> Embeddings:
         """The same for both roles: an embedding does not know whether it will be negative.
@@ -47,13 +44,18 @@ class Prompts:
         """
         key = (prompt, adapters)
         if made := self._remembered.get(key):
-            self.hits += 1
+            self._hits += 1
             self._remembered.move_to_end(key)
             return made
-        self.misses += 1
+        self._misses += 1
         made = self._encode(prompt)
         self._remember(key, made)
         return made
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """How many prompts were remembered and how many encoded, since the engine was made."""
+        return self._hits, self._misses
 
     def clear(self) -> None:
         self._remembered.clear()

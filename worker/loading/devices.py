@@ -11,6 +11,7 @@ import transformers
 
 from shared.errors import ModelError
 from shared.models import ModelEntry
+from worker.loading.card import Card
 
 
 def pick_device(device: str) -> str:
@@ -26,6 +27,20 @@ def pick_device(device: str) -> str:
     if int(number or "0") >= cards:
         raise ModelError(f"there is no device {device}: torch sees {cards} CUDA cards")
     return f"cuda:{int(number or '0')}"
+
+
+def card_of(device: str) -> Card | None:
+    """What torch tells of `device`, one of `pick_device`'s; None for a CPU."""
+    if device == "cpu":
+        return None
+    free, total = torch.cuda.mem_get_info(device)
+    return Card(
+        name=torch.cuda.get_device_name(device),
+        capability=torch.cuda.get_device_capability(device),
+        memory_bytes=total,
+        free_bytes=free,
+        cuda=str(torch.version.cuda),
+    )
 
 
 def numeric_profile(entry: ModelEntry, place: str) -> dict[str, str]:

@@ -1,0 +1,85 @@
+"""A ready-to-serve folder out of an entry: its dtype, in shards that load side by side, with a manifest."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+from shared.errors import ModelError
+from shared.models import ModelEntry
+from worker.loading import manifest
+from worker.loading.parts import PARTS, files_of, wanted_by
+from worker.loading.preflight import check
+from worker.loading.progress import Progress, unseen
+from worker.loading.read import PLAIN, read
+from worker.loading.steps import untold
+
+SHARD = "2GB"
+# As they are: saving them again would only turn them into another release's layout.
+_COPIED = ("scheduler", "tokenizer", "tokenizer_2", "tokenizer_3")
+
+
+def refuse(entry: ModelEntry) -> None:
+    """Raises ModelError for an entry whose weights no folder can hold as they are served."""
+    way_out = "bake it with precision bf16 and t5 on; the served entry quantizes what it loads"
+    if entry.precision == "gguf":
+        raise ModelError(
+            f"{entry.id} is served from a GGUF file, which is already in its final form"
+        )
+    if entry.precision not in PLAIN:
+        raise ModelError(f"{entry.id}: a {entry.precision} transformer is not saved; {way_out}")
+    if entry.t5 not in ("on", "off"):
+        raise ModelError(f"{entry.id}: a T5 in {entry.t5} is not saved; {way_out}")
+
+
+def bake(
+    entry: ModelEntry,
+    source: Path,
+    folder: Path,
+    *,
+    shard: str = SHARD,
+    progress: Progress = unseen,
+) -> ModelEntry:
+    """Write `folder` from the located `source`, and return the entry that serves it.
+
+    Made aside and renamed into place. Raises ModelError; one for a folder that is not empty.
+    """
+    refuse(entry)
+    if folder.exists() and any(folder.iterdir()):
+        raise ModelError(f"{folder} is not empty")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    wanted = wanted_by(entry)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".baking-") as aside:
+        made = Path(aside) / "model"
+        _save(entry, source, made, shard)
+        check(made, wanted)
+        manifest.write(made, files_of(made, wanted), progress)
+        made.replace(folder)
+    baked = {"source": f"dir:{folder.resolve()}", "revision": ""}
+    return entry.model_copy(update=baked)
+
+
+def _save(entry: ModelEntry, source: Path, made: Path, shard: str) -> None:
+    pipe = read(source, entry, "cpu", untold)
+    pipe.save_pretrained(made, safe_serialization=True, max_shard_size=shard)
+    for part in _COPIED:
+        if part in PARTS and (made / part).is_dir():
+            shutil.rmtree(made / part)
+            shutil.copytree(source / part, made / part, symlinks=False)
+
+
+def as_toml(entry: ModelEntry) -> str:
+    """The entry as a table of `models.toml`, without what it leaves at the default."""
+    said = entry.model_dump(mode="json", exclude={"id"}, exclude_defaults=True)
+    lines = (f"{name} = {_toml(value)}" for name, value in said.items())
+    return "\n".join([f'[models."{entry.id}"]', *lines])
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)
