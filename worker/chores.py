@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -28,6 +29,7 @@ from shared.store import open_store
 from shared.store.checks import report
 from shared.store.port import JobStore
 from shared.tickets import make_app
+from worker.liveness import show
 from worker.webhooks import Courier
 
 log = logging.getLogger("farm.chores")
@@ -36,10 +38,21 @@ log = logging.getLogger("farm.chores")
 class Chores:
     """One method a chore; each logs what it changed."""
 
-    def __init__(self, store: JobStore, gc: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        store: JobStore,
+        gc: Callable[[], None] = lambda: None,
+        liveness_file: Path | None = None,
+    ) -> None:
         self._store = store
         self._gc = gc
+        self._file = liveness_file
         self._collecting = Thread()
+
+    def show(self) -> None:
+        """That the chores go round; whether they can do anything is for the log to say."""
+        if self._file:
+            show(self._file, "ready")
 
     def reap(self) -> None:
         moved = self._store.reap()
@@ -83,7 +96,9 @@ def collect(settings: Settings, store: JobStore) -> None:
     event(log, "collected", pictures=len(gone), bytes=sum(gone), inputs=len(forgotten))
 
 
-EVERY_S = {"reap": 1.0, "expire": 1.0, "unattended": 1.0, "reconcile": 1.0, "audit": 60.0}
+EVERY_S = {
+    "show": 1.0, "reap": 1.0, "expire": 1.0, "unattended": 1.0, "reconcile": 1.0, "audit": 60.0
+}  # fmt: skip
 
 
 def in_process(chores: Chores) -> type[beat.Scheduler]:
@@ -130,7 +145,7 @@ def serve(settings: Settings) -> None:
     app.conf.beat_schedule = timetable(steady())
     store = open_store(settings, patience_s=5.0)
     report(store, log)
-    chores = Chores(store, lambda: collect(settings, store))
+    chores = Chores(store, lambda: collect(settings, store), settings.liveness_file)
     service = beat.Service(app, max_interval=1, scheduler_cls=in_process(chores))
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: service.stop())

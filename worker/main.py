@@ -119,7 +119,7 @@ def _heart(settings: Settings, store: JobStore, entry: ModelEntry, name: str, de
 def _load(settings: Settings, entry: ModelEntry, device: str, heart: Heart) -> Renderer:
     from worker.loading.load import load
 
-    return load(entry, settings, device, heart.step)
+    return load(entry, settings, device, heart.step, heart.placed)
 
 
 def _start_leases(settings: Settings, name: str) -> Leases:
@@ -150,7 +150,7 @@ def _work(
     for step, seconds in heart.loaded_s.items():
         metrics.load_seconds.labels(step).set(seconds)
     if settings.worker_metrics_port is not None:
-        start_http_server(settings.worker_metrics_port, "127.0.0.1", registry)
+        start_http_server(settings.worker_metrics_port, settings.worker_metrics_host, registry)
 
     def describe(claim: Claim, picture: Picture) -> PictureInfo:
         return PictureInfo.of(

@@ -6,6 +6,7 @@ import click
 
 from cli.models.bake import bake
 from cli.models.check import check
+from cli.models.fit import fit
 from cli.models.listing import list_models
 from cli.models.make_tiny import make_tiny
 from cli.models.prefetch import prefetch
@@ -17,5 +18,5 @@ def models() -> None:
     """The models of the farm, and their weights."""
 
 
-for command in (list_models, pull, check, prefetch, bake, make_tiny):
+for command in (list_models, fit, pull, check, prefetch, bake, make_tiny):
     models.add_command(command)

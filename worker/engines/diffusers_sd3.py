@@ -139,7 +139,8 @@ class DiffusersSD3:
         """
         try:
             try:
-                with torch.inference_mode():
+                # Not inference_mode: a quantized weight that moved inside it could not move again.
+                with torch.no_grad():
                     return self._draw(task)
             finally:
                 self._pipe.maybe_free_model_hooks()  # under offload: nothing stays on the card

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,17 @@ log = logging.getLogger("farm.worker")
 _LOADING = threading.Lock()
 
 
-def load(entry: ModelEntry, settings: Settings, device: str, report: Report = untold) -> Renderer:
+def load(
+    entry: ModelEntry,
+    settings: Settings,
+    device: str,
+    report: Report = untold,
+    placed: Callable[[str], None] | None = None,
+) -> Renderer:
     """Find, read, place and warm up the model; `device` as in `pick_device`.
 
-    Render in the thread that loaded. Raises ModelError.
+    `placed` hears the placement, which a profile may have chosen. Render in the thread that loaded.
+    Raises ModelError.
     """
     quiet_libraries()
     with _LOADING:
@@ -52,6 +60,8 @@ def load(entry: ModelEntry, settings: Settings, device: str, report: Report = un
         if card and not weights:
             weights = counted(folder)
             entry = _chosen(entry, card, weights)
+        if placed:
+            placed(entry.placement)
         _warm(folder, entry, settings, report)
         pipe = _read(folder, entry, device, card, weights, report)
         compiling.mark(pipe.transformer, entry, report)
