@@ -130,13 +130,18 @@ def test_a_folder_that_holds_something_is_left_alone(tiny_folder, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+def test_a_size_of_shards_that_means_nothing_is_one_sentence(tiny_folder, tmp_path):
+    with pytest.raises(ModelError, match="cannot be written: "):
+        bake(entry(tiny_folder), tiny_folder, tmp_path / "baked", shard="many")
+
+
 def test_a_bake_that_fails_leaves_nothing_behind(tiny_folder, tmp_path, monkeypatch):
     def fails(*_):
         raise OSError("the disk is full")
 
     monkeypatch.setattr(manifest, "write", fails)
 
-    with pytest.raises(OSError, match="full"):
+    with pytest.raises(ModelError, match="baked cannot be written: the disk is full"):
         bake(entry(tiny_folder), tiny_folder, tmp_path / "baked")
 
     assert list(tmp_path.iterdir()) == []

@@ -12,7 +12,7 @@ from shared.errors import ModelError
 from shared.models import ModelEntry
 from worker.loading import manifest
 from worker.loading.devices import card_of
-from worker.loading.parts import PARTS, files_of, wanted_by
+from worker.loading.parts import files_of, wanted_by
 from worker.loading.preflight import check
 from worker.loading.progress import Progress, unseen
 from worker.loading.read import read
@@ -46,14 +46,18 @@ def bake(
     refuse_impossible(resident, card_of(device))
     if folder.exists() and any(folder.iterdir()):
         raise ModelError(f"{folder} is not empty")
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    pipe = read(source, resident, device, untold)
     wanted = wanted_by(entry)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".baking-") as aside:
-        made = Path(aside) / "model"
-        _save(read(source, resident, device, untold), source, made, shard)
-        check(made, wanted)
-        manifest.write(made, files_of(made, wanted), progress)
-        made.replace(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".baking-") as aside:
+            made = Path(aside) / "model"
+            _save(pipe, source, made, shard)
+            check(made, wanted)
+            manifest.write(made, files_of(made, wanted), progress)
+            made.replace(folder)
+    except (OSError, ValueError) as error:  # no room; a size of shards that means nothing
+        raise ModelError(f"{folder} cannot be written: {error}") from error
     baked = {"source": f"dir:{folder.resolve()}", "revision": ""}
     return entry.model_copy(update=baked)
 
@@ -61,7 +65,7 @@ def bake(
 def _save(pipe: Any, source: Path, made: Path, shard: str) -> None:
     pipe.save_pretrained(made, safe_serialization=True, max_shard_size=shard)
     for part in _COPIED:
-        if part in PARTS and (made / part).is_dir():
+        if (made / part).is_dir():
             shutil.rmtree(made / part)
             shutil.copytree(source / part, made / part, symlinks=False)
 

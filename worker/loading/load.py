@@ -20,7 +20,7 @@ from worker.loading import compiling
 from worker.loading.card import Card
 from worker.loading.devices import card_of, numeric_profile, pick_device, set_threads
 from worker.loading.locate import locate
-from worker.loading.parts import files_of, wanted_by
+from worker.loading.parts import paths_of
 from worker.loading.place import place
 from worker.loading.prefetch import prefetch_cold
 from worker.loading.profiles import choose, on_cpu, too_large
@@ -76,7 +76,7 @@ def _warm(folder: Path, entry: ModelEntry, settings: Settings, report: Report) -
         return
     report("load", "running")
     try:
-        read = prefetch_cold(folder, [folder / name for name in files_of(folder, wanted_by(entry))])
+        read = prefetch_cold(folder, paths_of(entry, folder))
     except OSError:
         return  # loading meets the same, and says it of the model
     if read:
