@@ -108,6 +108,7 @@ def test_a_packed_folder_is_served_by_no_entry_that_says_otherwise(
     ("fields", "says"),
     [
         ({"precision": "gguf", "gguf_file": "m.gguf"}, "in its final form already"),
+        ({"engine": "onnx"}, "an ONNX export, which is in its final form already"),
         ({"precision": "nf4"}, "cannot be served here"),
         ({"precision": "fp8"}, "cannot be served here"),
     ],

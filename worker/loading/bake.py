@@ -38,10 +38,9 @@ def bake(
     Made aside and renamed into place. `device`, one of `pick_device`'s, quantizes. Raises
     ModelError: for what cannot be quantized or saved, and for a folder that is not empty.
     """
-    if entry.precision == "gguf":
-        raise ModelError(
-            f"{entry.id} is served from a GGUF file, which is in its final form already"
-        )
+    if entry.precision == "gguf" or entry.engine == "onnx":
+        kind = "a GGUF file" if entry.precision == "gguf" else "an ONNX export"
+        raise ModelError(f"{entry.id} is served from {kind}, which is in its final form already")
     resident = entry.model_copy(update={"placement": "gpu", "profile": None, "compile": "off"})
     refuse_impossible(resident, card_of(device))
     if folder.exists() and any(folder.iterdir()):
