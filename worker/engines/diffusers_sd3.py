@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from shared.store.values import Gpu
 from worker.engines.decode import decoded
 from worker.engines.faults import is_device_fault, is_out_of_memory
 from worker.engines.ladder import Ladder, empty_cache, ladder_of
+from worker.engines.loras import Loras, none_known
 from worker.engines.meter import Meter
 from worker.engines.port import Inputs, OnStep, Picture, Previews
 from worker.engines.previews import Glance, Shower, fitted
@@ -54,6 +56,7 @@ class DiffusersSD3:
         device: str,
         profile: dict[str, str],
         ladder: Ladder | None = None,
+        loras: Loras | None = None,
     ) -> None:
         self._pipe = pipe
         self._entry = entry
@@ -62,6 +65,7 @@ class DiffusersSD3:
         self._ladder = ladder or ladder_of(pipe, entry, self._device)
         self._schedule = pipe.scheduler.config
         self._prompts = Prompts(pipe, self._device, entry.max_sequence_length, self._ladder)
+        self._loras = loras or Loras(pipe, torch.float32, none_known, nullcontext())
         self._meter = Meter(pipe.transformer.config, entry, self._device)
         self._glance: Glance | None = None
 
@@ -108,8 +112,8 @@ class DiffusersSD3:
         inputs: Callable[[], Inputs] | None = None,
         previews: Previews | None = None,
     ) -> Picture:
-        if spec.loras:
-            raise RenderFailed("render_error", "this engine takes no LoRAs")
+        if spec.skip_layer_guidance and not self._entry.skip_layers:
+            raise RenderFailed("render_error", "this model has no layers to skip")
         if bool(spec.inputs) != bool(inputs):
             raise RenderFailed("render_error", "the order and its input pictures do not fit")
         task = Task(spec, on_step, inputs, previews)
@@ -156,6 +160,7 @@ class DiffusersSD3:
 
     def _free(self) -> None:
         self._prompts.clear()
+        self._loras.clear()
         gc.collect()
         empty_cache(self._device)
 
@@ -167,8 +172,9 @@ class DiffusersSD3:
         negative = self._prompts.embed(spec.negative_prompt) if guided else (None, None)
         encoded = self._now()
         given = task.inputs() if task.inputs else None
-        ready = self._now()
-        latents = self._denoise(task, given, prompt, negative)
+        with self._loras.worn(spec.loras):
+            ready = self._now()
+            latents = self._denoise(task, given, prompt, negative)
         denoised = self._now()
         rgb = self._decode(latents)
         rgb = composed(rgb, given) if given else rgb
@@ -213,12 +219,24 @@ class DiffusersSD3:
             num_inference_steps=spec.steps,
             sigmas=start.sigmas,
             guidance_scale=spec.guidance_scale,
+            **self._skipping(spec),
             callback_on_step_end=self._after_step(task, start),
             callback_on_step_end_tensor_inputs=["latents"],
             output_type="latent",
             return_dict=False,
         )[0]
         return latents
+
+    def _skipping(self, spec: RenderSpec) -> dict[str, Any]:
+        """Skip-layer guidance, where it is wanted; the pipeline adds it to guidance only."""
+        if not spec.skip_layer_guidance:
+            return {}
+        return {
+            "skip_guidance_layers": list(self._entry.skip_layers),
+            "skip_layer_guidance_scale": spec.skip_layer_guidance,
+            "skip_layer_guidance_start": self._entry.skip_layer_start,
+            "skip_layer_guidance_stop": self._entry.skip_layer_stop,
+        }
 
     def _after_step(self, task: Task, start: Start) -> Callable[..., dict[str, Any]]:
         steps, shower = task.spec.steps_to_run, None

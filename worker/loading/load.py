@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +13,23 @@ import torch
 
 from shared.errors import ModelError
 from shared.logs import event
+from shared.loras import LoraEntry
 from shared.models import ModelEntry
 from shared.settings import Settings
 from worker.engines.diffusers_sd3 import DiffusersSD3
+from worker.engines.loras import Loras
 from worker.engines.port import Renderer
-from worker.loading import compiling
+from worker.loading import compiling, lora_source
 from worker.loading.card import Card
 from worker.loading.devices import card_of, numeric_profile, pick_device, set_threads
 from worker.loading.locate import locate
+from worker.loading.onnx_load import load_onnx
 from worker.loading.parts import files_of, wanted_by
 from worker.loading.place import place
 from worker.loading.prefetch import prefetch_cold
 from worker.loading.profiles import choose, on_cpu, too_large
 from worker.loading.quiet import quiet_libraries
-from worker.loading.read import read
+from worker.loading.read import DTYPES, read
 from worker.loading.refuse import refuse_impossible
 from worker.loading.steps import Report, step, untold
 from worker.loading.weights import Weights, counted, known
@@ -41,34 +45,76 @@ def load(
     device: str,
     report: Report = untold,
     placed: Callable[[str], None] | None = None,
+    loras: Mapping[str, LoraEntry] | None = None,
 ) -> Renderer:
     """Find, read, place and warm up the model; `device` as in `pick_device`.
 
-    `placed` hears the placement, which a profile may have chosen. Render in the thread that loaded.
-    Raises ModelError.
+    `placed` hears the placement, which a profile may have chosen. `loras` are the farm's, by name:
+    each is loaded when an order first wants it. Render in the thread that loaded. Raises ModelError.
     """
     quiet_libraries()
     with _LOADING:
         device = pick_device(device)
         card = card_of(device)
         refuse_impossible(entry, card)
-        weights = known(entry)
-        if weights or not card:  # else its files have to be here first
-            entry = _chosen(entry, card, weights)
         set_threads(settings.torch_threads, device)
-        folder = locate(entry, settings, report)
-        if card and not weights:
-            weights = counted(folder)
-            entry = _chosen(entry, card, weights)
+        if entry.engine == "onnx":
+            if placed:
+                placed(entry.placement)
+            return load_onnx(entry, settings, device, report, _warm)
+        found = _find(entry, settings, card, report)
         if placed:
-            placed(entry.placement)
-        _warm(folder, entry, settings, report)
-        pipe = _read(folder, entry, device, card, weights, report)
-        compiling.mark(pipe.transformer, entry, report)
-        engine = DiffusersSD3(pipe, entry, device, numeric_profile(entry, device))
+            placed(found.entry.placement)
+        engine = _engine(found, settings, device, report, loras or {})
         with step("warmup", report):
             engine.warm_up()
         return engine
+
+
+@dataclass(slots=True, frozen=True)
+class _Found:
+    """A model on this machine, and how it is to be placed. `weights`: None only on a CPU."""
+
+    entry: ModelEntry
+    folder: Path
+    card: Card | None
+    weights: Weights | None
+
+    @property
+    def too_large(self) -> str:
+        if self.card and self.weights:
+            return too_large(self.entry, self.card, self.weights)
+        return f"{self.entry.id} does not fit into memory"
+
+
+def _find(entry: ModelEntry, settings: Settings, card: Card | None, report: Report) -> _Found:
+    """What is known to be too large is refused before it is downloaded."""
+    weights = known(entry)
+    if weights or not card:
+        entry = _chosen(entry, card, weights)
+    folder = locate(entry, settings, report)
+    if card and not weights:
+        weights = counted(folder)
+        entry = _chosen(entry, card, weights)
+    return _Found(entry, folder, card, weights)
+
+
+def _engine(
+    found: _Found,
+    settings: Settings,
+    device: str,
+    report: Report,
+    loras: Mapping[str, LoraEntry],
+) -> DiffusersSD3:
+    entry = found.entry
+    _warm(found.folder, entry, settings, report)
+    pipe = _read(found, device, report)
+    check_layers(pipe.transformer, entry)
+    compiling.mark(pipe.transformer, entry, report)
+    profile = numeric_profile(entry, device)
+    source = lora_source.reader(loras, settings)
+    adapters = Loras(pipe, DTYPES[entry.compute_precision], source, _LOADING)
+    return DiffusersSD3(pipe, entry, device, profile, loras=adapters)
 
 
 def _warm(folder: Path, entry: ModelEntry, settings: Settings, report: Report) -> None:
@@ -91,20 +137,21 @@ def _chosen(entry: ModelEntry, card: Card | None, weights: Weights | None) -> Mo
     return chosen.entry
 
 
-def _read(
-    folder: Path,
-    entry: ModelEntry,
-    device: str,
-    card: Card | None,
-    weights: Weights | None,
-    report: Report,
-) -> Any:
+def _read(found: _Found, device: str, report: Report) -> Any:
     """The pipeline with its weights in their place."""
     try:
-        pipe = read(folder, entry, device, report)
+        pipe = read(found.folder, found.entry, device, report)
         with step("place", report):
-            place(pipe, entry, device)
+            place(pipe, found.entry, device)
     except torch.OutOfMemoryError as error:
-        told = f"{entry.id} does not fit on {device}"
-        raise ModelError(too_large(entry, card, weights) if card and weights else told) from error
+        raise ModelError(found.too_large) from error
     return pipe
+
+
+def check_layers(transformer: Any, entry: ModelEntry) -> None:
+    """Raise ModelError for a layer to skip that is not there: diffusers leaves it out in silence."""
+    layers = transformer.config.num_layers
+    if wrong := [layer for layer in entry.skip_layers if not 0 <= layer < layers]:
+        raise ModelError(
+            f"skip_layers of {entry.id} names layer {wrong[0]}, and it has 0 to {layers - 1}"
+        )
