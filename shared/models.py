@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -61,7 +61,9 @@ class ModelEntry(BaseModel):
         "gpu", "text-offload", "model-offload", "group-offload", "sequential-offload"
     ] = "gpu"
     compile: Literal["off", "regional", "full"] = "off"
-    warm_sizes: tuple[str, ...] = ()  # `WxH`, compiled before the worker is ready; its default is
+    # `WxH`, compiled before the worker is ready, as its default size is
+    warm_sizes: tuple[Annotated[str, Field(pattern=r"^[1-9][0-9]*x[1-9][0-9]*$")], ...] = ()
+    preview_decoder: str = ""  # folder of an AutoencoderTiny such as TAESD3; empty: a fitted matrix
     attention: Literal["auto", "sdpa", "cudnn", "flash", "flash3", "efficient", "math"] = "auto"
     provider: Literal["auto", "cpu", "cuda", "tensorrt"] = "auto"  # of engine `onnx`
     allow_tiling: bool = False  # what it draws is marked, so it stays out of PIXEL_FIELDS
@@ -85,9 +87,9 @@ class ModelEntry(BaseModel):
     @model_validator(mode="after")
     def _draws_its_defaults(self) -> Self:
         """Orders are checked against the limits, and what an order leaves out is not."""
-        for side in (self.width, self.height):
+        for side in (side for size in self.sizes_to_warm for side in size):
             if side % SIDE_MULTIPLE_PX or not self.min_side_px <= side <= self.max_side_px:
-                raise ValueError(f"the default side {side} px is none that it can draw")
+                raise ValueError(f"the side {side} px is none that it can draw")
         if self.width * self.height > self.max_pixels or self.steps > self.max_steps:
             raise ValueError("its defaults are beyond max_pixels or max_steps")
         if self.skip_layer_guidance and not self.skip_layers:
@@ -116,6 +118,13 @@ class ModelEntry(BaseModel):
         if self.precision == "fp32" or self.precision == "fp16":
             return self.precision
         return "bf16"
+
+    @property
+    def sizes_to_warm(self) -> tuple[tuple[int, int], ...]:
+        """Width and height, px; the default first, each once."""
+        others = (size.partition("x") for size in self.warm_sizes)
+        sizes = ((self.width, self.height), *((int(wide), int(tall)) for wide, _, tall in others))
+        return tuple(dict.fromkeys(sizes))
 
     @property
     def pool(self) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,13 +31,10 @@ from worker.loading.parts import T5_PARTS, wanted_by
 from worker.loading.preflight import check
 from worker.loading.read import DTYPES
 from worker.loading.steps import Report, step
+from worker.loading.warming import warm
 
-Warm = Callable[[Path, ModelEntry, Settings, Report], None]  # reads cold files ahead
 
-
-def load_onnx(
-    entry: ModelEntry, settings: Settings, device: str, report: Report, warm: Warm
-) -> OnnxSD3:
+def load_onnx(entry: ModelEntry, settings: Settings, device: str, report: Report) -> OnnxSD3:
     """As `load.load`, whose lock is held. The text encoders are torch's. Raises ModelError."""
     ort = runtime()
     provider = provider_of(entry, device)
