@@ -12,11 +12,11 @@ import pytest
 import redis
 
 from deploy.ports import free_port
+from tests.compose import COMPOSE, SERVICES, filled
 from tests.dockerfile import ROOT
 from tests.servers.engines import engine_binary
 from tests.servers.grounds import Bucket
 from tests.servers.rgw import Rgw
-from tests.unit.test_manifests_compose import COMPOSE, SERVICES, filled
 from tests.waiting import wait_until
 
 PASSWORD = "hunter2-in-compose"

@@ -19,6 +19,10 @@ from tests.servers import need
 
 DOCKER = ROOT / "deploy" / "docker"
 IMAGES = {name: read(DOCKER / f"{name}.Dockerfile") for name in ("api", "worker")}
+FOREIGN = {
+    "api": {"torch", "diffusers", "numpy", "deploy"},
+    "worker": {"torch", "fastapi", "uvicorn", "api", "deploy"},
+}
 PYPROJECT = (ROOT / "pyproject.toml").read_text("utf-8")
 
 
@@ -95,15 +99,22 @@ def test_what_an_image_sets_are_settings(image: str) -> None:
     assert set(given) <= set(map(variable, Settings.model_fields))
 
 
-@pytest.mark.parametrize("command", [("--help",), ("api", "--help"), ("chores", "--help")])
-def test_the_files_of_the_api_image_are_all_that_its_commands_need(
-    tmp_path: Path, command: tuple[str, ...]
+@pytest.mark.parametrize(
+    ("image", "imports", "command"),
+    [
+        ("api", "api.main, worker.chores", ["api", "--help"]),
+        ("api", "worker.chores", ["chores", "--help"]),
+        ("worker", "worker.main, worker.keeper", ["worker", "--help"]),
+    ],
+)
+def test_the_files_of_an_image_are_all_that_its_command_needs(
+    tmp_path: Path, image: str, imports: str, command: list[str]
 ) -> None:
-    lay_out(tmp_path)
+    Replay(tmp_path).do([i for i in IMAGES[image]["build"] if i.word == "COPY"])
     code = (
-        "import sys; from cli.main import main; import api.main, worker.chores, worker\n"
+        f"import sys, {imports}; from cli.main import main\n"
         "assert worker.__file__.startswith(sys.argv[1]), worker.__file__\n"
-        "assert not {'torch', 'diffusers', 'numpy', 'deploy'} & set(sys.modules)\n"
+        f"assert not {FOREIGN[image]} & set(sys.modules)\n"
         "main(sys.argv[2:], prog_name='renderfarm')"
     )
 
@@ -113,12 +124,6 @@ def test_the_files_of_the_api_image_are_all_that_its_commands_need(
 
     assert (done.returncode, done.stderr) == (0, "")
     assert "Usage: renderfarm" in done.stdout
-
-
-def lay_out(folder: Path) -> None:
-    """The project's files of the API image."""
-    replay = Replay(folder)
-    replay.do([i for i in IMAGES["api"]["build"] if i.word == "COPY"])
 
 
 def healthy(*words: str, **env: str) -> int:

@@ -68,11 +68,14 @@ class Denoiser:
         meter: Meter,
     ) -> None:
         self._pipe = pipe
+        self._entry = entry
         self._device = device
         self._attention = attention
         self._meter = meter
         self._schedule = pipe.scheduler.config
-        tables = entry.placement in RESIDENT and entry.compile != "full"
+        tables = (
+            entry.engine == "diffusers" and entry.placement in RESIDENT and entry.compile != "full"
+        )
         self._modulation = Modulation(pipe) if tables else None
         self.look: Look | None = None
 
@@ -96,6 +99,7 @@ class Denoiser:
                 num_inference_steps=spec.steps,
                 sigmas=start.sigmas,
                 guidance_scale=spec.guidance_scale,
+                **self._skipping(spec),
                 callback_on_step_end=self._after_step(task, start, pace),
                 callback_on_step_end_tensor_inputs=[
                     "latents", "prompt_embeds", "pooled_prompt_embeds",
@@ -105,6 +109,17 @@ class Denoiser:
             )[0]  # fmt: skip
             pace.finish()
         return latents
+
+    def _skipping(self, spec: RenderSpec) -> dict[str, Any]:
+        """Skip-layer guidance, where it is wanted; the pipeline adds it to guidance only."""
+        if not spec.skip_layer_guidance:
+            return {}
+        return {
+            "skip_guidance_layers": list(self._entry.skip_layers),
+            "skip_layer_guidance_scale": spec.skip_layer_guidance,
+            "skip_layer_guidance_start": self._entry.skip_layer_start,
+            "skip_layer_guidance_stop": self._entry.skip_layer_stop,
+        }
 
     def _stamped(self, on_step: OnStep) -> OnStep:
         def told(done: int, total: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from threading import get_ident
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from worker.engines.decode import decoded
 from worker.engines.denoise import Denoiser, Task, Words
 from worker.engines.faults import is_device_fault, is_out_of_memory
 from worker.engines.ladder import Ladder, empty_cache, ladder_of
+from worker.engines.loras import Loras, none_known
 from worker.engines.meter import Meter
 from worker.engines.port import Inputs, OnStep, Picture, Previews
 from worker.engines.previews import Glance, Sketch, fitted
@@ -45,6 +47,7 @@ class DiffusersSD3:
         device: str,
         profile: dict[str, str],
         ladder: Ladder | None = None,
+        loras: Loras | None = None,
         attention: Attention = TORCHS_CHOICE,
         sketch: Sketch | None = None,
     ) -> None:
@@ -54,6 +57,7 @@ class DiffusersSD3:
         self._profile = profile
         self._ladder = ladder or ladder_of(pipe, entry, self._device)
         self._prompts = Prompts(pipe, self._device, entry.max_sequence_length, self._ladder)
+        self._loras = loras or Loras(pipe, torch.float32, none_known, nullcontext())
         self._meter = Meter(pipe.transformer.config, entry, self._device)
         self._denoiser = Denoiser(pipe, entry, self._device, attention, self._meter)
         self._sketch = sketch
@@ -110,8 +114,8 @@ class DiffusersSD3:
         inputs: Callable[[], Inputs] | None = None,
         previews: Previews | None = None,
     ) -> Picture:
-        if spec.loras:
-            raise RenderFailed("render_error", "this engine takes no LoRAs")
+        if spec.skip_layer_guidance and not self._entry.skip_layers:
+            raise RenderFailed("render_error", "this model has no layers to skip")
         if bool(spec.inputs) != bool(inputs):
             raise RenderFailed("render_error", "the order and its input pictures do not fit")
         if self._entry.compile == "full" and self._thread not in (None, get_ident()):
@@ -160,6 +164,7 @@ class DiffusersSD3:
 
     def _free(self) -> None:
         self._prompts.clear()
+        self._loras.clear()
         gc.collect()
         empty_cache(self._device)
 
@@ -169,8 +174,9 @@ class DiffusersSD3:
         words = self._words(spec)
         encoded = self._now()
         given = task.inputs() if task.inputs else None
-        ready = self._now()
-        latents = self._denoiser.latents(task, given, words)
+        with self._loras.worn(spec.loras):
+            ready = self._now()
+            latents = self._denoiser.latents(task, given, words)
         denoised = self._now()
         rgb = self._decode(latents)
         rgb = composed(rgb, given) if given else rgb

@@ -21,6 +21,9 @@ PARTS = (
 )
 _KINDS = ("json", "safetensors", "txt", "model")
 _DOUBLES = "*fp16*"
+ONNX_MANIFEST = "renderfarm-onnx.json"
+# A VAE that stayed torch's, too.
+_ONNX = (ONNX_MANIFEST, "*/*.onnx", "*/*.onnx.data", "vae/*.safetensors")
 
 
 @dataclass(slots=True, frozen=True)
@@ -52,6 +55,8 @@ class Wanted:
 
 def wanted_by(entry: ModelEntry) -> Wanted:
     parts = tuple(part for part in PARTS if entry.t5 != "off" or part not in T5_PARTS)
+    if entry.engine == "onnx":
+        return Wanted(parts, bare=("transformer", "vae"), files=_ONNX)
     if entry.precision != "gguf":
         return Wanted(parts)
     named = Path(entry.gguf_file).expanduser()
