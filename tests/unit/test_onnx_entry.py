@@ -25,6 +25,7 @@ def entry(**changes: Any) -> ModelEntry:
     [
         ({"source": "hf:somebody/something"}, "dir:FOLDER"),
         ({"precision": "nf4"}, "fp32, bf16, fp16, int8"),
+        ({"precision": "gguf", "gguf_file": "x.gguf"}, "fp32, bf16, fp16, int8"),
         ({"precision": "int8", "provider": "tensorrt"}, "choose fp16 or bf16"),
         ({"t5": "int8"}, "t5 is on or off"),
         ({"placement": "model-offload"}, "placement is gpu"),
