@@ -35,7 +35,7 @@ def entry(**changes: Any) -> ModelEntry:
         ({"vae_tiling": True}, "leave vae_tiling"),
         ({"allow_tiling": True}, "allow_tiling out"),
         ({"skip_layers": (7, 8)}, "leave skip_layers out"),
-        ({"preset": "draft"}, "preset is exact"),
+        ({"preset": "draft"}, "always does whole steps"),
     ],
 )
 def test_what_a_graph_cannot_do_is_refused_when_the_entry_is_read(
