@@ -120,7 +120,7 @@ class ModelEntry(BaseModel):
         """What is multiplied in, and what everything is held in that is not quantized."""
         if self.precision == "fp32" or self.precision == "fp16":
             return self.precision
-        return "bf16"
+        return "fp32" if self.engine == "onnx" and self.precision == "int8" else "bf16"
 
     @property
     def sizes_to_warm(self) -> tuple[tuple[int, int], ...]:

@@ -49,6 +49,11 @@ def test_the_same_is_no_fault_of_an_entry_with_engine_diffusers() -> None:
     entry(engine="diffusers", precision="nf4", compile="regional", vae_tiling=True)
 
 
+def test_graphs_in_8_bits_multiply_the_rest_in_float32() -> None:
+    assert entry(precision="int8").compute_precision == "fp32"
+    assert entry(precision="int8", engine="diffusers").compute_precision == "bf16"
+
+
 @pytest.mark.parametrize(
     ("changes", "device", "provider"),
     [
