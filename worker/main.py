@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import time
 import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -125,9 +126,12 @@ def _load(
     heart: Heart,
     loras: Mapping[str, LoraEntry],
 ) -> Renderer:
+    began = time.monotonic()  # the imports are seconds, too
     from worker.loading.load import load
 
-    return load(entry, settings, device, heart.step, heart.placed, loras)
+    renderer = load(entry, settings, device, heart.step, heart.placed, loras)
+    heart.loaded(time.monotonic() - began)
+    return renderer
 
 
 def _start_leases(settings: Settings, name: str) -> Leases:
