@@ -56,6 +56,10 @@ class Heart:
     def state(self) -> str:
         return self._status.state
 
+    @property
+    def steps(self) -> tuple[LoadingStep, ...]:
+        return self._status.steps
+
     def start(self) -> None:
         """Beat once, so that the standing is known, then go on in a thread."""
         self._beat()

@@ -28,6 +28,13 @@ def pick_device(device: str) -> str:
     return f"cuda:{int(number or '0')}"
 
 
+def card_uuid(place: str) -> str | None:
+    """What the driver calls this device, such as `GPU-...`; None on a CPU."""
+    if place == "cpu":
+        return None
+    return f"GPU-{torch.cuda.get_device_properties(place).uuid}"
+
+
 def numeric_profile(entry: ModelEntry, place: str) -> dict[str, str]:
     """What moves the rounding of a picture without being part of its fingerprint."""
     profile = {
