@@ -73,10 +73,10 @@ class LocalFarm:
             self._redis_started_at = self._clock.monotonic()
         drain = {variable("api_drain_s"): str(self._api_drain_s)}
         self.api = [self._child("api", "api", **drain)]
-        page = self._settings.chores_metrics_port or free_port(self._settings.metrics_host)
+        page = self._settings.chores_metrics_port or free_port(self._settings.worker_metrics_host)
         self._pages = [
             (reachable(self._settings.host), self._settings.port),
-            (reachable(self._settings.metrics_host), page),
+            (reachable(self._settings.worker_metrics_host), page),
         ]
         self.chores = [
             self._child("chores", "chores", **{variable("chores_metrics_port"): str(page)})
@@ -140,8 +140,8 @@ class LocalFarm:
 
     def _worker(self, index: int, slot: Slot) -> Child:
         base = self._settings.worker_metrics_port
-        port = free_port(self._settings.metrics_host) if base is None else base + index
-        self._pages.append((reachable(self._settings.metrics_host), port))
+        port = free_port(self._settings.worker_metrics_host) if base is None else base + index
+        self._pages.append((reachable(self._settings.worker_metrics_host), port))
         env = {
             **slot.env,
             variable("worker_name"): slot.name,

@@ -224,7 +224,7 @@ class Settings(BaseModel):
     chores_metrics_port: int | None = knob(
         None, "The same of the chores; `renderfarm up` gives them a free one", ge=1, le=65535
     )
-    metrics_host: str = knob("127.0.0.1", "Address that these metrics ports bind")
+    worker_metrics_host: str = knob("127.0.0.1", "Address that both of these ports bind")
 
     # all
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = knob(

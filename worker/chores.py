@@ -22,7 +22,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from shared.errors import FarmError
 from shared.gc import find_inputs, find_waste, sweep, sweep_inputs
 from shared.logs import event, setup
-from shared.metrics import CallMetrics, ChoresMetrics, counted, show
+from shared.metrics import CallMetrics, ChoresMetrics, counted, open_page
 from shared.results import open_results
 from shared.results.inputs import Inputs
 from shared.results.port import ResultStore
@@ -162,7 +162,7 @@ def serve(settings: Settings) -> None:
     metrics, calls = ChoresMetrics(registry), CallMetrics(registry)
     for name in (*EVERY_S, "gc"):
         metrics.expect(name)
-    show(settings.metrics_host, settings.chores_metrics_port, registry, log)
+    open_page(settings.worker_metrics_host, settings.chores_metrics_port, registry, log)
     store = counted(open_store(settings, patience_s=5.0), "jobs", calls)
     results = counted(open_results(settings), "results", calls)
     report(store, log)

@@ -30,7 +30,7 @@ from shared.metrics import (
     Labelled,
     WorkerMetrics,
     counted,
-    show,
+    open_page,
 )
 from shared.models import ModelEntry, load_catalog
 from shared.results import open_results
@@ -83,7 +83,7 @@ def serve(settings: Settings, model: str | None = None) -> int:
     name = settings.worker_name or f"{socket.gethostname()}-{device.replace(':', '')}"
     registry = CollectorRegistry()
     metrics, calls = WorkerMetrics(registry), CallMetrics(registry)
-    show_page(settings, registry, name, entry.id, card_uuid(device))
+    _show_metrics(settings, registry, name, entry.id, card_uuid(device))
     store = counted(open_store(settings, patience_s=PATIENCE_S), "jobs", calls)
     with ExitStack() as stack:
         heart = _heart(settings, store, entry, name, device)
@@ -115,7 +115,7 @@ def serve(settings: Settings, model: str | None = None) -> int:
     return ending.code
 
 
-def show_page(
+def _show_metrics(
     settings: Settings, registry: CollectorRegistry, name: str, model: str, card: str | None
 ) -> None:
     """Serve this worker's metrics from now on, while it loads too."""
@@ -124,7 +124,7 @@ def show_page(
     registry.register(CardCollector(open_card(card)))
     shown = CollectorRegistry()
     shown.register(Labelled(registry, {"worker": name, "model": model}))
-    show(settings.metrics_host, settings.worker_metrics_port, shown, log)
+    open_page(settings.worker_metrics_host, settings.worker_metrics_port, shown, log)
 
 
 def _heart(settings: Settings, store: JobStore, entry: ModelEntry, name: str, device: str) -> Heart:

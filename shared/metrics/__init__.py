@@ -8,7 +8,7 @@ from shared.metrics.calls import CallMetrics, counted
 from shared.metrics.chores import ChoresMetrics
 from shared.metrics.farm import StoreCollector
 from shared.metrics.host import CardCollector, CardReading, HostCollector
-from shared.metrics.page import Labelled, page, show
+from shared.metrics.page import Labelled, open_page, page
 from shared.metrics.worker import WorkerMetrics
 
 __all__ = [
@@ -22,6 +22,6 @@ __all__ = [
     "StoreCollector",
     "WorkerMetrics",
     "counted",
+    "open_page",
     "page",
-    "show",
 ]

@@ -63,7 +63,9 @@ def forget_the_dead(folder: Path) -> None:
             pass  # it lives, as somebody else
 
 
-def show(host: str, port: int | None, registry: CollectorRegistry, log: logging.Logger) -> None:
+def open_page(
+    host: str, port: int | None, registry: CollectorRegistry, log: logging.Logger
+) -> None:
     """Answer every GET on this port with the page, from a thread that ends with the process.
 
     A port that somebody else has costs the page and nothing more. None: no page is wanted.
