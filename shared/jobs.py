@@ -151,6 +151,24 @@ def pool_name(model: str, digest: str) -> str:
     return f"{model}.{digest[:12]}"
 
 
+class Effort(Passed):
+    """What one render took of its device.
+
+    `tflop`: of denoising (shared/flops.py); None where a preset leaves out what is not counted.
+    `ceiling_share`: of the rate of large matrix products in the model's 16 or 32 bits, measured
+    when it was loaded; arithmetic in 8 bits can exceed it. `step_s` is the median.
+    """
+
+    tflop: float | None = None
+    tflop_per_s: float | None = None
+    ceiling_share: float | None = None
+    step_s: float | None = None
+    slowest_step_s: float | None = None
+    peak_memory_bytes: int | None = None  # of tensors on the card; None on a CPU
+    prompts_remembered: int = 0
+    prompts_encoded: int = 0
+
+
 class StoredResult(Passed):
     """A complete picture in the result store; `token` names the claim that made it.
 
@@ -167,6 +185,7 @@ class StoredResult(Passed):
     timings_s: dict[str, float] = {}
     profile: dict[str, str] = {}
     exact: bool = True
+    effort: Effort | None = None
     stored_at: float  # unix seconds
 
 
@@ -187,6 +206,7 @@ class Verdict(Passed):
     sha256: str
     timings_s: dict[str, float] = {}
     profile: dict[str, str] = {}
+    effort: Effort | None = None
 
 
 class Failure(Passed):

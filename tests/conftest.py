@@ -30,7 +30,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Spread:
 @pytest.fixture(autouse=True)
 def every_line_is_logged() -> None:
     """Whatever level an earlier test's part was started with."""
-    logging.getLogger("farm").setLevel(logging.DEBUG)
+    for name in ("api", "farm"):
+        logging.getLogger(name).setLevel(logging.DEBUG)
 
 
 @pytest.fixture(scope="session")

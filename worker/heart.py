@@ -57,8 +57,9 @@ class Heart:
         return self._status.state
 
     @property
-    def steps(self) -> tuple[LoadingStep, ...]:
-        return self._status.steps
+    def loaded_s(self) -> dict[str, float]:
+        """Seconds of each loading step that was done."""
+        return {s.name: s.seconds for s in self._status.steps if s.seconds is not None}
 
     def start(self) -> None:
         """Beat once, so that the standing is known, then go on in a thread."""

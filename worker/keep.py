@@ -120,6 +120,7 @@ class Keep:
             timings_s=told,
             profile=picture.profile,
             exact=picture.exact,
+            effort=picture.effort,
             stored_at=time.time(),
         )
         try:
@@ -156,6 +157,7 @@ class Keep:
             sha256=sha256,
             timings_s=timings,
             profile=picture.profile,
+            effort=picture.effort,
         )
         self._close(claim, verdict, timings)
 

@@ -105,7 +105,7 @@ def serve(settings: Settings, model: str | None = None) -> int:
             event(log, "not_loaded", logging.ERROR, model=entry.id, reason=str(error))
             heart.say("failed", str(error))
         else:
-            metrics.loaded(heart.steps)
+            metrics.loaded(heart.loaded_s)
             results = counted(open_results(settings), "results", calls)
             _work(
                 settings, entry, name, store, results, metrics, renderer, heart, leases, ending, stack

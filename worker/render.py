@@ -222,6 +222,8 @@ class Bench:
             raise
         else:
             self._health.rendered()
+            if picture.effort:
+                self._metrics.effort.observe(picture.effort, picture.steps_s)
             return picture
         return None
 

@@ -6,6 +6,7 @@ docs/metrics.md lists the series; `python -m tests.metrics` writes that list fro
 from shared.metrics.api import ApiMetrics
 from shared.metrics.calls import CallMetrics, counted
 from shared.metrics.chores import ChoresMetrics
+from shared.metrics.effort import EffortMetrics
 from shared.metrics.farm import StoreCollector
 from shared.metrics.host import CardCollector, CardReading, HostCollector
 from shared.metrics.page import Labelled, open_page, page
@@ -17,6 +18,7 @@ __all__ = [
     "CardCollector",
     "CardReading",
     "ChoresMetrics",
+    "EffortMetrics",
     "HostCollector",
     "Labelled",
     "StoreCollector",

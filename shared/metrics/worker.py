@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from shared.store.values import Claim, Gpu, LoadingStep
+from shared.metrics.effort import EffortMetrics
+from shared.store.values import Claim, Gpu
 
 _RENDER_S = (0.03, 0.1, 0.3, 0.5, 1, 2, 3, 5, 8, 13, 21, 34, 60, 120, 300)
 _IDLE_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5, 30)
@@ -42,6 +43,7 @@ class WorkerMetrics:
             "renderfarm_model_load_seconds", "Time of each step of loading the model", ["step"],
             registry=registry,
         )  # fmt: skip
+        self.effort = EffortMetrics(registry)
         self.busy_seconds = Counter(
             "renderfarm_worker_busy_seconds",
             "Time from a claim until the device was free again; its rate is how busy the worker is",
@@ -71,10 +73,9 @@ class WorkerMetrics:
         self.attempts.observe(claim.attempt)
         self.pixels.inc(claim.spec.width * claim.spec.height)
 
-    def loaded(self, steps: Sequence[LoadingStep]) -> None:
-        for step in steps:
-            if step.seconds is not None:
-                self.load_seconds.labels(step.name).set(step.seconds)
+    def loaded(self, seconds: Mapping[str, float]) -> None:
+        for step, took in seconds.items():
+            self.load_seconds.labels(step).set(took)
 
     def holds(self, gpu: Gpu) -> None:
         """What it has taken on its device."""

@@ -21,7 +21,8 @@ from shared.models import ModelEntry
 from shared.store.values import Gpu
 from worker.engines.decode import decoded
 from worker.engines.faults import is_device_fault, is_out_of_memory
-from worker.engines.ladder import Ladder, empty_cache, rungs_of
+from worker.engines.ladder import Ladder, empty_cache, ladder_of
+from worker.engines.meter import Meter
 from worker.engines.port import Inputs, OnStep, Picture, Previews
 from worker.engines.previews import Glance, Shower, fitted
 from worker.engines.start import Start, composed, start_of
@@ -58,12 +59,14 @@ class DiffusersSD3:
         self._entry = entry
         self._device = torch.device(device)
         self._profile = profile
-        self._ladder = ladder or Ladder(pipe, self._device, rungs_of(entry, self._device))
+        self._ladder = ladder or ladder_of(pipe, entry, self._device)
         self._schedule = pipe.scheduler.config
         self._prompts = Prompts(pipe, self._device, entry.max_sequence_length, self._ladder)
+        self._meter = Meter(pipe.transformer.config, entry, self._device)
         self._glance: Glance | None = None
 
     def warm_up(self) -> None:
+        self._meter.measure_ceiling()
         self._prompts.clear()  # the encoders are tried out too
         side = max(WARM_UP_SIDE_PX, self._entry.min_side_px)
         self._try_out(side, side)
@@ -125,7 +128,7 @@ class DiffusersSD3:
             name=torch.cuda.get_device_name(self._device),
             utilization=_utilization(self._device),
             memory_used_mb=torch.cuda.memory_allocated(self._device) // 2**20,
-            memory_peak_mb=torch.cuda.max_memory_allocated(self._device) // 2**20,
+            memory_peak_mb=self._meter.most_bytes() // 2**20,
             memory_total_mb=torch.cuda.mem_get_info(self._device)[1] // 2**20,
             memory_reserved_mb=torch.cuda.memory_reserved(self._device) // 2**20,
         )
@@ -157,6 +160,7 @@ class DiffusersSD3:
         empty_cache(self._device)
 
     def _draw(self, task: Task) -> Picture:
+        self._meter.begin(self._prompts.counts)
         spec, started = task.spec, self._now()
         prompt = self._prompts.embed(spec.prompt)
         guided = spec.guidance_scale > 1
@@ -176,7 +180,12 @@ class DiffusersSD3:
         rung = self._ladder.rung
         profile = self._profile | ({"memory": rung.value} if rung else {})
         exact = self._ladder.is_exact(latents)
-        return Picture(rgb, spec.width, spec.height, timings, profile, exact)
+        effort = self._meter.effort(
+            spec, prompt[0].shape[1], timings["denoise"], self._prompts.counts
+        )
+        return Picture(
+            rgb, spec.width, spec.height, timings, profile, exact, effort, self._meter.steps_s
+        )
 
     def _denoise(
         self,
@@ -192,6 +201,7 @@ class DiffusersSD3:
             self._schedule, shift=spec.shift
         )
         start = start_of(self._pipe, spec, given, self._device)
+        self._meter.stamp()
         latents: torch.Tensor = self._pipe(
             prompt_embeds=prompt[0],
             pooled_prompt_embeds=prompt[1],
@@ -218,6 +228,7 @@ class DiffusersSD3:
 
         def after_step(pipe: Any, step: int, _time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
             self._wait()  # else the host runs ahead: progress would lie and cancel come late
+            self._meter.stamp()
             task.on_step(step + 1, steps)
             sigmas = pipe.scheduler.sigmas
             if shower:

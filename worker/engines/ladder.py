@@ -33,19 +33,22 @@ class Rung(StrEnum):
 def rungs_of(entry: ModelEntry, device: torch.device) -> tuple[Rung, ...]:
     """The rungs that help this entry on this device, in order."""
     chosen = [Rung.empty_caches]
-    if entry.placement == "gpu" and device.type != "cpu":
-        chosen.append(Rung.text_encoders_off)
+    if entry.placement in ("gpu", "text-offload") and device.type != "cpu":
+        if entry.placement == "gpu":
+            chosen.append(Rung.text_encoders_off)
         if entry.compile != "full":  # its CUDA graphs know where each weight lies
             chosen.append(Rung.model_offload)
-    if entry.allow_tiling:
+    if entry.allow_tiling and not entry.vae_tiling:
         chosen.append(Rung.vae_tiling)
     return tuple(chosen)
 
 
 class Ladder:
-    """Where one pipeline stands on its rungs."""
+    """Where one pipeline stands on its rungs. `text_offload`: its encoders rest off the device."""
 
-    def __init__(self, pipe: Any, device: torch.device, rungs: Sequence[Rung]) -> None:
+    def __init__(
+        self, pipe: Any, device: torch.device, rungs: Sequence[Rung], *, text_offload: bool = False
+    ) -> None:
         self._pipe = pipe
         self._device = device
         self._exact = [rung for rung in rungs if rung is not Rung.vae_tiling]
@@ -53,6 +56,8 @@ class Ladder:
         self._parked: dict[str, Any] = {}
         self._taken: Rung | None = None
         self._tiling = False
+        if text_offload:
+            self._park()
 
     @property
     def rung(self) -> Rung | None:
@@ -119,6 +124,12 @@ class Ladder:
         vae.tile_sample_min_size = TILE_LATENTS * 2 ** (len(vae.config.block_out_channels) - 1)
         vae.enable_tiling()
         self._tiling = True
+
+
+def ladder_of(pipe: Any, entry: ModelEntry, device: torch.device) -> Ladder:
+    """As its entry's placement begins."""
+    rungs, off = rungs_of(entry, device), entry.placement == "text-offload"
+    return Ladder(pipe, device, rungs, text_offload=off)
 
 
 def empty_cache(device: torch.device) -> None:

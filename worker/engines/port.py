@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from shared.jobs import RenderSpec
+from shared.jobs import Effort, RenderSpec
 from shared.store.values import Gpu
 
 
@@ -16,7 +16,7 @@ class Picture:
 
     `rgb` is uint8, (height, width, 3), row by row. `timings_s` has `text`, `denoise`, `decode`.
     `profile` names what moves rounding: dtype, device, library versions. Not `exact`: memory was
-    short and a saving moved pixels.
+    short and a saving moved pixels. `steps_s`: seconds of each denoising step.
     """
 
     rgb: bytes
@@ -25,6 +25,8 @@ class Picture:
     timings_s: dict[str, float]
     profile: dict[str, str]
     exact: bool = True
+    effort: Effort | None = None
+    steps_s: tuple[float, ...] = ()
 
 
 @dataclass(slots=True, frozen=True)

@@ -29,6 +29,12 @@ class Prompts:
         """The same for both roles: an embedding does not know whether it will be negative."""
         return self._remembered(prompt)
 
+    @property
+    def counts(self) -> tuple[int, int]:
+        """How many prompts were remembered and how many encoded, since `clear`."""
+        info = self._remembered.cache_info()
+        return info.hits, info.misses
+
     def clear(self) -> None:
         self._remembered.cache_clear()
 

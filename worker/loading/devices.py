@@ -11,6 +11,7 @@ import transformers
 
 from shared.errors import ModelError
 from shared.models import ModelEntry
+from worker.loading.card import Card
 
 
 def pick_device(device: str) -> str:
@@ -33,6 +34,20 @@ def card_uuid(place: str) -> str | None:
     if place == "cpu":
         return None
     return f"GPU-{torch.cuda.get_device_properties(place).uuid}"
+
+
+def card_of(device: str) -> Card | None:
+    """What torch tells of `device`, one of `pick_device`'s; None for a CPU."""
+    if device == "cpu":
+        return None
+    free, total = torch.cuda.mem_get_info(device)
+    return Card(
+        name=torch.cuda.get_device_name(device),
+        capability=torch.cuda.get_device_capability(device),
+        memory_bytes=total,
+        free_bytes=free,
+        cuda=str(torch.version.cuda),
+    )
 
 
 def numeric_profile(entry: ModelEntry, place: str) -> dict[str, str]:

@@ -44,7 +44,7 @@ def locate(entry: ModelEntry, settings: Settings, report: Report = untold) -> Pa
 
 def parts(entry: ModelEntry) -> tuple[str, ...]:
     """The components that this entry loads."""
-    return PARTS if entry.t5 == "on" else tuple(p for p in PARTS if p not in T5_PARTS)
+    return PARTS if entry.t5 != "off" else tuple(p for p in PARTS if p not in T5_PARTS)
 
 
 def tiny_options(text: str) -> tuple[str, int]:

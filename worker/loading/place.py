@@ -6,27 +6,31 @@ from typing import Any
 
 import torch
 
-from shared.errors import ModelError
 from shared.models import ModelEntry
 
 
-def check_placement(entry: ModelEntry, place: str) -> None:
-    if entry.placement != "gpu" and place == "cpu":
-        raise ModelError(
-            f"placement {entry.placement} of {entry.id} moves weights between host and GPU "
-            "memory, and this worker has no GPU: set placement to gpu, which a CPU takes as well"
-        )
+def home(network: str, entry: ModelEntry, device: str) -> str:
+    """Where a network of the pipeline rests between its turns."""
+    if entry.placement == "gpu":
+        return device
+    stays = entry.placement == "text-offload" and not network.startswith("text_encoder")
+    return device if stays else "cpu"
 
 
 def place(pipe: Any, entry: ModelEntry, device: str) -> None:
-    try:
-        if entry.placement == "gpu":
-            pipe.to(device)
-        elif entry.placement == "model-offload":
-            pipe.enable_model_cpu_offload(device=device)
-        else:
-            pipe.enable_sequential_cpu_offload(device=device)
-    except torch.OutOfMemoryError as error:
-        raise ModelError(
-            f"{entry.id} does not fit on {device}: set its placement to model-offload, or t5 to off"
-        ) from error
+    """Take `pipe`, whose networks are at home, to its placement. Raises torch.OutOfMemoryError.
+
+    Under `text-offload` the engine's ladder brings the text encoders (worker/engines/ladder.py).
+    """
+    if entry.vae_tiling:
+        pipe.vae.enable_tiling()
+    if entry.placement == "model-offload":
+        pipe.enable_model_cpu_offload(device=device)
+    elif entry.placement == "sequential-offload":
+        pipe.enable_sequential_cpu_offload(device=device)
+    elif entry.placement == "group-offload":
+        pipe.enable_group_offload(
+            onload_device=torch.device(device),
+            offload_type="leaf_level",
+            use_stream=torch.device(device).type == "cuda",  # the next layer comes meanwhile
+        )

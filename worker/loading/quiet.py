@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import diffusers
 import transformers
 from huggingface_hub.utils.tqdm import disable_progress_bars
@@ -13,3 +15,5 @@ def quiet_libraries() -> None:
         library.utils.logging.set_verbosity_error()
         library.utils.logging.disable_progress_bar()
     disable_progress_bars()
+    for name in ("bitsandbytes", "torchao"):  # a line for each layer; kernels that were not built
+        logging.getLogger(name).setLevel(logging.ERROR)

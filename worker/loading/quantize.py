@@ -1,0 +1,137 @@
+"""Parts of the pipeline in fewer bits: made while they are read, and proved afterwards.
+
+CLIP is never quantized, nor are the transformer's ends. Its adaptive norms are where that saves
+the card (NF4, and GGUF files, which were quantized by others).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from shared.errors import ModelError
+from shared.models import ModelEntry
+from worker.loading.weights import ADALN, ENDS
+
+KEEP = [*ADALN, *ENDS]
+
+
+def transformer_config(entry: ModelEntry) -> Any | None:
+    """What diffusers quantizes the transformer with while it reads; None: it reads it as it is."""
+    if entry.precision == "nf4":
+        from diffusers import BitsAndBytesConfig
+
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=torch.bfloat16,
+            llm_int8_skip_modules=list(ENDS),  # of four bits too, in spite of its name
+        )
+    if entry.precision not in ("fp8", "int8"):
+        return None
+    from diffusers import TorchAoConfig
+    from torchao.quantization import (
+        Float8DynamicActivationFloat8WeightConfig,
+        Int8WeightOnlyConfig,
+        PerRow,
+    )
+
+    fp8 = entry.precision == "fp8"
+    # By row, so that one row's outlier costs the others nothing; it wants bfloat16.
+    kind = Float8DynamicActivationFloat8WeightConfig(granularity=PerRow()) if fp8 else None
+    return TorchAoConfig(kind or Int8WeightOnlyConfig(), modules_to_not_convert=[*KEEP])
+
+
+def t5_config(entry: ModelEntry) -> Any | None:
+    """The same for transformers and T5."""
+    if entry.t5 in ("on", "off"):
+        return None
+    if entry.t5 == "fp8":  # the weights alone: T5 cannot be cast layer by layer
+        from torchao.quantization import Float8WeightOnlyConfig
+        from transformers import TorchAoConfig
+
+        return TorchAoConfig(Float8WeightOnlyConfig())
+    from transformers import BitsAndBytesConfig
+
+    if entry.t5 == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    half = entry.compute_precision == "fp16"
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=torch.float16 if half else torch.bfloat16,
+    )
+
+
+def store_in_fp8(transformer: Any) -> None:
+    """Weights in 8 bits, widened layer by layer where they multiply: any device can do that."""
+    transformer.enable_layerwise_casting(
+        storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.bfloat16
+    )
+
+
+def gguf_path(folder: Path, entry: ModelEntry) -> Path:
+    """In the model's folder, or wherever it is. Raises ModelError."""
+    for file in (folder / entry.gguf_file, Path(entry.gguf_file).expanduser()):
+        if file.is_file():
+            return file
+    raise ModelError(
+        f"the gguf_file {entry.gguf_file} of {entry.id} is neither in {folder} nor a path to a file"
+    )
+
+
+def read_gguf(folder: Path, entry: ModelEntry) -> Any:
+    """The transformer from one GGUF file, by its original or by diffusers' names."""
+    from diffusers import GGUFQuantizationConfig, SD3Transformer2DModel
+
+    return SD3Transformer2DModel.from_single_file(
+        str(gguf_path(folder, entry)),
+        quantization_config=GGUFQuantizationConfig(compute_dtype=torch.bfloat16),
+        config=str(folder),  # without it, and the subfolder, it asks the network
+        subfolder="transformer",
+        dtype=torch.bfloat16,
+        local_files_only=True,
+    )
+
+
+def prove(part: str, network: nn.Module, entry: ModelEntry) -> None:
+    """Raise ModelError unless just those linears are quantized that should be.
+
+    The libraries pass over a name that they do not find, in silence.
+    """
+    mixed = part == "transformer" and entry.precision == "gguf"  # as its maker chose
+    kept = _kept(part, entry)
+    linears = {
+        name: quantized(module.weight)
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Linear)
+    }
+    wrong = [name for name, done in linears.items() if done is not kept.isdisjoint(name.split("."))]
+    if not any(linears.values()) or (wrong and not mixed):
+        example = f", as {wrong[0]}" if wrong else ""
+        raise ModelError(
+            f"{entry.id}: of the {len(linears)} linears in {part}, {len(wrong)} are not as "
+            f"its precision asks{example}: other versions of the libraries may help"
+        )
+
+
+def quantized(weight: torch.Tensor) -> bool:
+    """Of another class than plain weights, or of 8 bits."""
+    if weight.dtype == torch.float8_e4m3fn:
+        return True
+    return type(weight) is not nn.Parameter and getattr(weight, "quant_type", 2) not in _PLAIN_GGUF
+
+
+_PLAIN_GGUF = (0, 1, 30)  # F32, F16, BF16 in GGUF's numbering
+# Layer by layer, diffusers casts whatever is not called a norm, or an end by its own name.
+_CAST = {*ADALN, "norm_out", "proj_out", "pos_embed"}
+
+
+def _kept(part: str, entry: ModelEntry) -> set[str]:
+    """Names of modules of which the linears inside stay as they were."""
+    if part == "transformer":
+        return {"nf4": {*ENDS}, "fp8-storage": _CAST}.get(entry.precision, {*ADALN, *ENDS})
+    return set() if entry.t5 == "fp8" else {"wo"}  # which transformers keeps from bitsandbytes

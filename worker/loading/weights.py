@@ -1,0 +1,111 @@
+"""How many numbers a model holds, part by part: what the arithmetic of memory begins with."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from shared.errors import ModelError
+from shared.models import ModelEntry
+
+# Linears of the transformer that every quantization leaves alone: a few small ones at its two ends.
+ENDS = ("norm_out", "time_text_embed", "context_embedder", "proj_out", "pos_embed")
+# Its adaptive norms: a third of the weights, read for one token a step, and the first to suffer.
+ADALN = ("norm1", "norm1_context")
+_HEADER_LIMIT = 100_000_000  # of safetensors itself
+
+
+@dataclass(slots=True, frozen=True)
+class Weights:
+    """Counts of numbers, not of bytes. `width` is the transformer's, `layer` the largest layer."""
+
+    blocks: int
+    adaln: int
+    ends: int  # and the table of positions
+    t5: int  # its linears, but for
+    t5_wo: int  # those that bitsandbytes leaves alone, and that stay float32 beside float16
+    t5_rest: int  # the embedding of its vocabulary, and norms
+    clip: int  # both
+    vae: int
+    width: int
+    layer: int = 131_596_288  # T5's embedding; too much where T5 is off
+
+    @property
+    def transformer(self) -> int:
+        return self.blocks + self.adaln + self.ends
+
+
+_TEXT = {
+    "t5": 3_623_878_656, "t5_wo": 1_006_632_960, "t5_rest": 131_799_040, "clip": 818_310_144,
+    "vae": 83_819_683,
+}  # fmt: skip
+_LARGE = Weights(5_342_564_096, 2_674_509_312, 129_207_360, **_TEXT, width=2432)
+# Counted on the real modules without their memory (torch's meta device).
+KNOWN = {
+    "stable-diffusion-3.5-medium": Weights(
+        1_461_146_240, 762_548_736, 245_968_960, **_TEXT, width=1536, layer=226_492_416
+    ),
+    "stable-diffusion-3.5-large": _LARGE,
+    "stable-diffusion-3.5-large-turbo": _LARGE,
+}
+
+
+def known(entry: ModelEntry) -> Weights | None:
+    """By the last name in its source, without looking anywhere; None: only its files can tell."""
+    return KNOWN.get(entry.source.rpartition("/")[2].lower())
+
+
+def counted(folder: Path) -> Weights:
+    """From the headers of a diffusers folder's weights. Raises ModelError."""
+    try:
+        return _counted(folder)
+    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+        raise ModelError(f"the weights in {folder} cannot be counted: {error}") from error
+
+
+def _counted(folder: Path) -> Weights:
+    transformer = dict(_shapes(folder / "transformer"))
+    t5 = dict(_shapes(folder / "text_encoder_3"))
+    wo = _sum(t5, ("wo",))
+    linears = sum(size for name, size in t5.items() if _is_linear(name)) - wo
+    config = json.loads((folder / "transformer" / "config.json").read_text("utf-8"))
+    clip = [*_shapes(folder / "text_encoder"), *_shapes(folder / "text_encoder_2")]
+    adaln = _sum(transformer, ADALN)
+    ends = _sum(transformer, ENDS)
+    return Weights(
+        blocks=sum(transformer.values()) - adaln - ends,
+        adaln=adaln,
+        ends=ends,
+        t5=linears,
+        t5_wo=wo,
+        t5_rest=sum(t5.values()) - linears - wo,
+        clip=sum(size for _, size in clip),
+        vae=sum(size for _, size in _shapes(folder / "vae")),
+        width=config["num_attention_heads"] * config["attention_head_dim"],
+        layer=max(size for _, size in [*transformer.items(), *t5.items(), *clip]),
+    )
+
+
+def _sum(sizes: dict[str, int], modules: tuple[str, ...]) -> int:
+    return sum(size for name, size in sizes.items() if not {*modules}.isdisjoint(name.split(".")))
+
+
+def _is_linear(name: str) -> bool:
+    """Of T5: its positions are an embedding inside the attention."""
+    return ".layer." in name and "relative_attention_bias" not in name and "layer_norm" not in name
+
+
+def _shapes(folder: Path) -> Iterator[tuple[str, int]]:
+    """(name, how many numbers) of every tensor in a component's shards; none without the folder."""
+    for file in sorted(folder.glob("*.safetensors")):
+        with file.open("rb") as opened:
+            (length,) = struct.unpack("<Q", opened.read(8))
+            if length > _HEADER_LIMIT:
+                raise ValueError(f"{file} is no safetensors file")
+            header = json.loads(opened.read(length))
+        header.pop("__metadata__", None)
+        yield from ((name, math.prod(tensor["shape"])) for name, tensor in header.items())
