@@ -20,6 +20,9 @@ TOP_OWNERS = 20
 OTHERS = "other"  # all further owners, as one
 STATES = get_args(WorkerStatus.model_fields["state"].annotation)
 FAULTS = get_args(StoreFault.model_fields["code"].annotation)
+ENDS = (  # shown before the first of each, so that a rate sees it come
+    "attached", "canceled", "claimed", "failed", "found", "hit", "idle", "lost", "retried", "succeeded",
+)  # fmt: skip
 Row = tuple[Sequence[str], float]
 
 
@@ -99,7 +102,7 @@ def _queue(stats: Stats, loads: Sequence[PoolLoad]) -> Iterator[Metric]:
     yield _gauge("leases", "Renders that a worker holds", [], [([], stats.leases)])
     yield _counter(
         "store", "Renders by outcome, farm-wide", ["outcome"],
-        [([outcome], count) for outcome, count in sorted(stats.totals.items())],
+        [([outcome], stats.totals.get(outcome, 0)) for outcome in sorted({*ENDS, *stats.totals})],
     )  # fmt: skip
     worked_s = dict.fromkeys(work_s, 0.0)
     for pool, seconds in stats.worked_s.items():
