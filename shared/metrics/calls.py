@@ -60,6 +60,8 @@ class _Counted:
         return call
 
     def _call(self, operation: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        self._metrics.errors.labels(self._name, operation)  # 0, so that a rate sees the first come
+
         def call(*args: Any, **options: Any) -> Any:
             begun = time.perf_counter()
             try:
