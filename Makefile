@@ -53,17 +53,19 @@ fuzz: .venv/.dev  ## thousands of requests that nobody foresaw; CASES= MINUTES=
 gpu: .venv/.dev  ## the tests that need a GPU
 	$(BIN)/python -m pytest -m gpu $(T)
 
-check: .venv/.dev  ## style, types and import rules
+check: .venv/.dev  ## style, types, import rules, dashboards
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m deploy.grafana --check
 
-fmt: .venv/.dev  ## format, mend what can be mended, renew README's settings
+fmt: .venv/.dev  ## format, mend what can be mended, renew what is generated
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/python -m tests.readme
 	$(BIN)/python -m tests.metrics
+	$(BIN)/python -m deploy.grafana
 
 constraints:  ## pin the newest versions that fit together; needs uv
 	@command -v uv >/dev/null || { echo "make constraints needs uv: docs.astral.sh/uv"; exit 1; }
