@@ -15,9 +15,11 @@ UP = $(call option,MODEL,model) $(call option,WORKERS,workers) $(call option,GPU
 MOST = $(shell cores=`getconf _NPROCESSORS_ONLN`; echo $$((cores < 8 ? cores + 1 : 8)))
 JOBS = $(if $(T),0,$(MOST))
 
+VERSION ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run venv test slow chaos chaos-celery soak clients fuzz gpu check fmt constraints clean
+.PHONY: help run venv test slow chaos chaos-celery soak clients fuzz gpu check images fmt constraints clean
 
 help:  ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -53,12 +55,17 @@ fuzz: .venv/.dev  ## thousands of requests that nobody foresaw; CASES= MINUTES=
 gpu: .venv/.dev  ## the tests that need a GPU
 	$(BIN)/python -m pytest -m gpu $(T)
 
-check: .venv/.dev  ## style, types, import rules, dashboards
+check: .venv/.dev  ## style, types, import rules, dashboards and deployment files
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m deploy.grafana --check
+	$(BIN)/python -m tests.manifests
+
+images:  ## container images of the API and the worker; needs Docker; VERSION=
+	docker build -f deploy/docker/api.Dockerfile -t renderfarm-api:$(VERSION) .
+	docker build -f deploy/docker/worker.Dockerfile -t renderfarm-worker:$(VERSION) .
 
 fmt: .venv/.dev  ## format, mend what can be mended, renew what is generated
 	$(BIN)/ruff format .

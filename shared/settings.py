@@ -6,7 +6,7 @@ import difflib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
@@ -54,6 +54,10 @@ class Settings(BaseModel):
     )
     hf_endpoint: str | None = knob(None, "A mirror of Hugging Face to download from")
     hf_token: SecretStr | None = knob(None, "Hugging Face token for gated models")
+    modelscope_endpoint: str | None = knob(None, "A mirror of ModelScope to download from")
+    modelscope_token: SecretStr | None = knob(
+        None, "ModelScope token for repositories that are not open"
+    )
 
     # the result store
     s3_bucket: str | None = knob(None, "Bucket for pictures; without it they lie in a local folder")
@@ -172,6 +176,13 @@ class Settings(BaseModel):
     torch_threads: int = knob(
         0, "CPU threads of one worker; 0: 1 on a CPU, torch's choice on a GPU", ge=0
     )
+    compile_threads: int = knob(
+        4, "Processes in which one worker compiles its kernels, where its model is compiled", ge=1
+    )
+    prefetch: bool = knob(
+        True,
+        "Weights that are not in memory yet are read whole, side by side, before they are loaded",
+    )
     lease_s: float = knob(
         6.0, "A render whose lease was not renewed for so long is given to another worker", ge=0.2
     )
@@ -213,7 +224,8 @@ class Settings(BaseModel):
         ge=1,
     )
     liveness_file: Path | None = knob(
-        None, "Touched every second by a worker that is well; for container probes"
+        None,
+        "Written every second by a worker that is well, with its state, and by chores that go round; for container probes",
     )
     worker_metrics_port: int | None = knob(
         None,
@@ -250,8 +262,13 @@ class Settings(BaseModel):
 
 
 def load_settings(environ: Mapping[str, str] = os.environ) -> Settings:
-    """Raises SettingsError, which names every bad variable and never shows a value."""
+    """Raises SettingsError, which names every bad variable and never shows a value.
+
+    A secret may lie in a file, as containers get theirs: `FARM_HF_TOKEN_FILE` names one that holds
+    `FARM_HF_TOKEN`.
+    """
     given = {name: value for name, value in environ.items() if name.startswith(PREFIX) and value}
+    given = _with_files_read(given)
     fields = {name.removeprefix(PREFIX).lower(): value for name, value in given.items()}
     unknown = [
         name for name in given if name.removeprefix(PREFIX).lower() not in Settings.model_fields
@@ -275,6 +292,34 @@ def shared_metrics_dir(environ: Mapping[str, str] = os.environ) -> Path | None:
 
 def variable(field: str) -> str:
     return PREFIX + field.upper()
+
+
+def _with_files_read(given: Mapping[str, str]) -> dict[str, str]:
+    secrets = {
+        variable(name)
+        for name, field in Settings.model_fields.items()
+        if SecretStr in (field.annotation, *get_args(field.annotation))
+    }
+    known = set(map(variable, Settings.model_fields))
+    read = dict(given)
+    for name in given.keys() - known:
+        secret = name.removesuffix("_FILE")
+        if secret != name and secret in secrets:
+            if secret in given:
+                raise SettingsError(f"{secret} and {name} are both set; keep one")
+            read[secret] = _content(name, read.pop(name))
+    return read
+
+
+def _content(name: str, path: str) -> str:
+    try:
+        content = Path(path).read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "not text"
+        raise SettingsError(f"{name}: cannot read {path}: {why}") from error
+    if not content:
+        raise SettingsError(f"{name}: {path} is empty")
+    return content
 
 
 def _unknown(name: str) -> str:

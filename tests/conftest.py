@@ -81,3 +81,11 @@ def redis_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str
 def redis_server(request: pytest.FixtureRequest, redis_of: Callable[[str], str]) -> str:
     """The URL of an empty Redis server with a password; each test runs once per engine."""
     return redis_of(request.param)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small tiny model, one for the whole run: copy it before you damage it."""
+    from worker.loading.tiny import build
+
+    return build(tmp_path_factory.mktemp("tiny") / "model", size="small")

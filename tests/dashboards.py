@@ -63,9 +63,10 @@ def drive(farm: RunningFarm, watch: Prometheus) -> None:
             )  # fmt: skip
     _kill_a_worker_at_work(farm)
     wait_until(lambda: seen(watch, "max(renderfarm_poisoned_renders)") == 1, 30, "for the poison")
-    wait_until(
-        lambda: seen(watch, 'count(up{job="renderfarm"} == 1)') == 3, 60, "for the next worker"
-    )
+    again = 'changes(process_start_time_seconds{worker!=""}[5m])'
+    wait_until(lambda: seen(watch, again) >= 1, 60, "for the next worker")
+    loaded = 'max(renderfarm_worker_state{state="ready"})'
+    wait_until(lambda: seen(watch, loaded), 60, "for it to load")
 
 
 def _orders(farm: RunningFarm, turn: int, hook: str) -> None:

@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -31,6 +32,7 @@ from shared.store import open_store
 from shared.store.checks import report
 from shared.store.port import JobStore
 from shared.tickets import make_app
+from worker.liveness import show
 from worker.webhooks import Courier
 
 log = logging.getLogger("farm.chores")
@@ -43,12 +45,19 @@ class Chores:
         self,
         store: JobStore,
         gc: Callable[[], None] = lambda: None,
+        liveness_file: Path | None = None,
         metrics: ChoresMetrics | None = None,
     ) -> None:
         self._store = store
         self._gc = gc
+        self._file = liveness_file
         self._metrics = metrics or ChoresMetrics(CollectorRegistry())
         self._collecting = Thread()
+
+    def show(self) -> None:
+        """That the chores go round; whether they can do anything is for the log to say."""
+        if self._file:
+            show(self._file, "ready")
 
     def turn(self, name: str) -> None:
         if name == "gc":  # it ends later, and counts itself then
@@ -109,7 +118,9 @@ def collect(
     event(log, "collected", pictures=len(gone), bytes=sum(gone), inputs=len(forgotten))
 
 
-EVERY_S = {"reap": 1.0, "expire": 1.0, "unattended": 1.0, "reconcile": 1.0, "audit": 60.0}
+EVERY_S = {
+    "show": 1.0, "reap": 1.0, "expire": 1.0, "unattended": 1.0, "reconcile": 1.0, "audit": 60.0
+}  # fmt: skip
 
 
 def in_process(chores: Chores) -> type[beat.Scheduler]:
@@ -166,7 +177,9 @@ def serve(settings: Settings) -> None:
     store = counted(open_store(settings, patience_s=5.0), "jobs", calls)
     results = counted(open_results(settings), "results", calls)
     report(store, log)
-    chores = Chores(store, lambda: collect(settings, store, results, metrics), metrics)
+    chores = Chores(
+        store, lambda: collect(settings, store, results, metrics), settings.liveness_file, metrics
+    )
     service = beat.Service(app, max_interval=1, scheduler_cls=in_process(chores))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: service.stop())

@@ -18,6 +18,7 @@ from shared.store.values import (
     Standing,
     WorkerStatus,
 )
+from worker.liveness import show
 
 log = logging.getLogger("farm.worker")
 BEAT_S = 1.0
@@ -31,7 +32,8 @@ State = Literal["loading", "ready", "busy", "draining", "quarantined", "failed"]
 class Heart:
     """Beats once a second, and at once when the state says something new.
 
-    The file says that this process runs its threads; that it consumes is for the watchdog to say.
+    The file says that this process runs its threads, and its state; that it consumes is for the
+    watchdog to say.
     Each beat is answered with the worker's `standing`; `on_drain` is called when that becomes an
     order to drain.
     """
@@ -68,6 +70,10 @@ class Heart:
 
     def say(self, state: State, error: str | None = None, note: str | None = None) -> None:
         self._update(state=state, error=error, note=note)
+
+    def placed(self, placement: str) -> None:
+        """Where its model's weights rest: what the entry says, or what its profile came to."""
+        self._update(at_once=False, placement=placement)
 
     def busy(self, render_id: str) -> None:
         self._update(at_once=False, render=render_id, **self._unless_draining("busy"))
@@ -124,7 +130,7 @@ class Heart:
 
     def _beat(self) -> None:
         if self._file:
-            self._file.touch()
+            show(self._file, self._status.state)
         try:
             self.standing = self._store.heartbeat(self._status, TTL_S)
         except StoreUnavailable as error:

@@ -78,7 +78,7 @@ def _shown(farm: Farm, worker: WorkerStatus) -> dict[str, Any]:
         "steps": [step.model_dump() for step in worker.steps],
         "error": worker.error,
         "engine": entry and entry.engine,
-        "placement": entry and entry.placement,
+        "placement": worker.placement or (entry and entry.placement),
         "device": worker.device,
         "gpu": worker.gpu and worker.gpu.model_dump(),
         "render": worker.render,

@@ -228,6 +228,7 @@ class Gpu(Record):
 
 class WorkerStatus(Record):
     """One worker's heartbeat. `steps` are the loading steps reached; `note` explains the state.
+    `placement` is what its entry's profile came to; "" until it is chosen.
 
     `holding` (renders that it leases) and `last_death` are the store's own knowledge.
     """
@@ -237,6 +238,7 @@ class WorkerStatus(Record):
     model: str
     state: Literal["loading", "ready", "busy", "draining", "quarantined", "failed", "lost"]
     device: str = ""
+    placement: str = ""
     pid: int = 0
     host: str = ""
     started_at: float = 0.0  # when the process did, unix seconds by its own clock

@@ -29,7 +29,7 @@ SPEC = RenderSpec(
     model="m", model_digest=ENTRY.digest, prompt="a red fox in the snow", negative_prompt="blurry",
     width=64, height=64, steps=2, guidance_scale=4.5, shift=3.0, seed=7,
 )  # fmt: skip
-OFFLOADS = ("text-offload", "model-offload", "group-offload", "sequential-offload")
+OFFLOADS = ("text-offload", "model-offload", "group-offload")
 CARD = Card("a pretended card", (8, 6), 12_000_000_000, 11_000_000_000, "13.0")
 
 
@@ -57,6 +57,14 @@ def test_no_placement_moves_a_pixel(settings: Settings, placement: str) -> None:
 
     for changes in ({}, {"guidance_scale": 0.0}, {"prompt": "a boat"}, {}):
         assert drawn(engine, **changes) == drawn(plain, **changes)
+
+
+def test_sequential_offload_leaves_no_weight_anywhere(settings: Settings) -> None:
+    """Its hooks bring each; accelerate's do not draw with a CPU in the place of a card."""
+    pipe = engine_of(settings, placement="sequential-offload")._pipe
+
+    for part in (pipe.transformer, pipe.text_encoder, pipe.text_encoder_2, pipe.text_encoder_3):
+        assert {weight.device.type for weight in part.parameters()} == {"meta"}
 
 
 @pytest.mark.parametrize(
@@ -143,7 +151,7 @@ def test_too_little_memory_while_placing_says_what_to_change(
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(loading, "place", full)
+    monkeypatch.setattr("worker.loading.diffusers_load.place", full)
     monkeypatch.setattr(loading, "card_of", lambda device: CARD)
     told: list[tuple[str, str]] = []
 
@@ -161,9 +169,11 @@ def test_a_profile_is_expanded_by_the_worker_and_told_in_its_log(
     monkeypatch.setattr(loading, "card_of", lambda device: CARD)
     entry = ENTRY.model_copy(update={"profile": "eco"})
 
-    engine = load(entry, settings, "cpu")
+    heard: list[str] = []
+    engine = load(entry, settings, "cpu", placed=heard.append)
 
     assert isinstance(engine, DiffusersSD3)
+    assert heard == ["model-offload"]
     assert engine._profile["placement"] == "model-offload"
     told = next(r for r in caplog.records if getattr(r, "action", "") == "profile")
     assert (told.profile, told.placement) == ("eco", "model-offload")  # type: ignore[attr-defined]

@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Protocol
 
 COMMIT = "c0ffee" + "0" * 34
 REFUSALS = {
     "gated": (403, "GatedRepo"),
     "private": (401, "RepoNotFound"),
     "forbidden": (403, ""),
+    "absent": (404, "RepoNotFound"),
     "down": (500, ""),
 }
 
@@ -26,6 +28,8 @@ class FakeHub:
         self.url = url
         self.folder = folder
         self.refuse: str | None = None  # a key of REFUSALS
+        self.cut: dict[str, int] = {}  # bytes of a file after which the connection ends, once
+        self.ranges: list[str] = []
         self.asked: list[str] = []
         self.tokens: set[str | None] = set()
 
@@ -55,6 +59,35 @@ class FakeHub:
         return {"type": "file", "path": path, "size": len(data), "oid": _oid(data)}
 
 
+class Cutting(Protocol):
+    cut: dict[str, int]
+    ranges: list[str]
+
+
+def send(
+    to: BaseHTTPRequestHandler,
+    server: Cutting,
+    status: int,
+    headers: dict[str, str],
+    body: bytes,
+    name: str,
+) -> None:
+    """An answer that honours Range, and ends early where `server.cut` says so of the file `name`."""
+    wanted = to.headers["Range"]
+    whole = len(body)
+    if wanted and status == 200:
+        server.ranges.append(wanted)
+        first = int(wanted.removeprefix("bytes=").split("-")[0])
+        status, body = 206, body[first:]
+        headers = {**headers, "Content-Range": f"bytes {first}-{whole - 1}/{whole}"}
+    to.send_response(status)
+    for key, value in {**headers, "Content-Length": str(len(body))}.items():
+        to.send_header(key, value)
+    to.end_headers()
+    if to.command == "GET":
+        to.wfile.write(body[: server.cut.pop(name, whole)])
+
+
 def _oid(data: bytes) -> str:
     return hashlib.sha1(data).hexdigest()
 
@@ -65,12 +98,7 @@ def fake_hub(folder: Path) -> Iterator[FakeHub]:
         def do_GET(self) -> None:
             hub.tokens.add(self.headers["Authorization"])
             status, headers, body = hub.answer(self.path.split("?")[0])
-            self.send_response(status)
-            for name, value in {**headers, "Content-Length": str(len(body))}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(body)
+            send(self, hub, status, headers, body, self.path.split("/")[-1])
 
         def do_HEAD(self) -> None:
             self.do_GET()

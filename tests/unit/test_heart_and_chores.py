@@ -52,6 +52,12 @@ def test_loading_steps_are_seen_with_their_seconds(store: MemoryJobStore, heart:
     assert [s.name for s in store.workers()[0].steps][:2] == ["download", "preflight"]
 
 
+def test_the_placement_that_was_chosen_is_seen(store: MemoryJobStore, heart: Heart) -> None:
+    heart.placed("model-offload")
+
+    wait_until(lambda: store.workers()[0].placement == "model-offload")
+
+
 def test_the_state_follows_the_work(store: MemoryJobStore, heart: Heart) -> None:
     heart.say("ready")
     wait_until(lambda: state(store) == "ready")
@@ -79,6 +85,9 @@ def test_the_liveness_file_is_there_while_the_heart_beats(
     wait_until(file.exists)
     first = file.stat().st_mtime_ns
     wait_until(lambda: file.stat().st_mtime_ns > first)
+    assert file.read_text() == "loading\n"
+    heart.say("ready")
+    wait_until(lambda: file.read_text() == "ready\n")
     heart.stop()
 
     assert not file.exists()
@@ -141,6 +150,15 @@ def test_each_chore_does_its_turn_and_says_what_it_changed(
     assert actions.count("reaped") == actions.count("expired") == actions.count("poisoned") == 1
     for what in ("reaped", "expired", "poisoned"):
         assert registry.get_sample_value("renderfarm_chore_changes_total", {"what": what}) == 1
+
+
+def test_chores_that_go_round_show_it_to_a_probe(tmp_path: Path) -> None:
+    file = tmp_path / "alive"
+
+    Chores(MemoryJobStore(), liveness_file=file).show()
+
+    assert file.read_text() == "ready\n"
+    assert EVERY_S["show"] == 1.0
 
 
 def test_a_failing_chore_is_logged_and_has_a_next_turn(caplog: pytest.LogCaptureFixture) -> None:

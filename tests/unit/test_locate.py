@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import socket
 
@@ -13,10 +12,11 @@ from shared.errors import ModelError, ModelUnavailable
 from shared.models import ModelEntry
 from shared.settings import Settings
 from tests.servers.hub import fake_hub
-from worker.loading.locate import PARTS, check, locate, tiny_options
+from worker.loading.locate import locate, tiny_options
+from worker.loading.parts import wanted_by
 from worker.loading.tiny import VERSION
 
-WEIGHTS = {"transformer": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
+VAE = "vae/diffusion_pytorch_model.safetensors"
 
 
 def entry(source, **fields):
@@ -29,21 +29,8 @@ def put(folder, name, text="{}"):
 
 
 @pytest.fixture
-def model(tmp_path):
-    """The skeleton of a diffusers folder: every file that a shallow look asks for."""
-    folder = tmp_path / "model"
-    listed = {part: ["library", "Class"] for part in PARTS}
-    index = {"_class_name": "StableDiffusion3Pipeline", **listed, "image_encoder": [None, None]}
-    put(folder, "model_index.json", json.dumps(index))
-    for part in PARTS:
-        put(folder, f"{part}/config.json")
-        if part in ("transformer", "vae", "text_encoder", "text_encoder_2"):
-            put(folder, f"{part}/{WEIGHTS.get(part, 'model')}.safetensors")
-    shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
-    put(folder, "text_encoder_3/model.safetensors.index.json", json.dumps({"weight_map": shards}))
-    for shard in shards.values():
-        put(folder, f"text_encoder_3/{shard}")
-    return folder
+def model(tiny_folder, tmp_path):
+    return shutil.copytree(tiny_folder, tmp_path / "model")
 
 
 @pytest.fixture
@@ -58,44 +45,17 @@ def test_a_folder_is_taken_as_it_lies(model, settings):
     assert said == [("download", "skipped"), ("preflight", "running"), ("preflight", "done")]
 
 
-@pytest.mark.parametrize(
-    ("lost", "says"),
-    [
-        ("model_index.json", "not a diffusers model"),
-        ("vae", "no folder vae"),
-        ("transformer/config.json", "transformer/config.json is missing"),
-        ("transformer/diffusion_pytorch_model.safetensors", "model.safetensors is missing"),
-        (
-            "text_encoder_3/model-00002-of-00002.safetensors",
-            "00002-of-00002.safetensors is missing",
-        ),
-    ],
-)
-def test_what_is_missing_is_named(model, settings, lost, says):
-    target = model / lost
-    shutil.rmtree(target) if target.is_dir() else target.unlink()
+def test_a_damaged_folder_is_refused_before_it_is_loaded_with_all_that_is_wrong(model, settings):
+    (model / VAE).unlink()
+    shutil.rmtree(model / "tokenizer")
     said = []
 
-    with pytest.raises(ModelError, match=says):
+    with pytest.raises(ModelError, match="cannot be served") as refusal:
         locate(entry(f"dir:{model}"), settings, lambda *step: said.append(step))
 
+    assert f"{VAE} is missing" in str(refusal.value)
+    assert "no folder tokenizer" in str(refusal.value)
     assert said[-1] == ("preflight", "failed")
-
-
-@pytest.mark.parametrize(
-    ("index", "says"),
-    [
-        ("{", "cannot be read"),
-        ("[]", "not a JSON object"),
-        ('{"_class_name": "FluxPipeline"}', "holds a FluxPipeline"),
-        ('{"_class_name": "StableDiffusion3Pipeline"}', "lists no scheduler"),
-    ],
-)
-def test_a_folder_of_something_else_is_refused(model, settings, index, says):
-    put(model, "model_index.json", index)
-
-    with pytest.raises(ModelError, match=says):
-        locate(entry(f"dir:{model}"), settings)
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path, settings):
@@ -110,6 +70,11 @@ def test_an_entry_without_t5_needs_no_t5_files(model, settings):
     assert locate(entry(f"dir:{model}", t5="off"), settings) == model
     with pytest.raises(ModelError, match="text_encoder_3"):
         locate(entry(f"dir:{model}"), settings)
+
+
+@pytest.mark.parametrize("t5", ["on", "int8", "nf4", "fp8"])
+def test_a_quantized_t5_is_read_from_the_same_files(t5):
+    assert "text_encoder_3" in wanted_by(entry("tiny:", t5=t5)).parts
 
 
 @pytest.mark.parametrize(
@@ -154,7 +119,7 @@ def test_a_download_takes_the_parts_and_none_of_the_doubles(model, settings):
 
     have = {f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file()}
     wanted = {f.relative_to(model).as_posix() for f in model.rglob("*") if f.is_file()}
-    assert have == hub.fetched == wanted - set(doubles)
+    assert have == hub.fetched == wanted - {*doubles, "README.txt"}
 
 
 def test_t5_is_not_downloaded_for_an_entry_without_it(model, settings):
@@ -175,14 +140,71 @@ def test_a_whole_local_copy_needs_no_network(model, settings):
 def test_an_interrupted_download_is_completed(model, settings):
     with fake_hub(model) as hub:
         folder = locate(entry("hf:farm/tiny"), at(hub, settings))
-        lost = folder / "vae" / "diffusion_pytorch_model.safetensors"
-        lost.unlink()
+        (folder / VAE).unlink()
         hub.asked.clear()
 
         assert locate(entry("hf:farm/tiny"), at(hub, settings)) == folder
 
-    assert hub.fetched == {"vae/diffusion_pytorch_model.safetensors"}
-    check(folder, PARTS)
+    assert hub.fetched == {VAE}
+
+
+def test_a_file_that_was_damaged_on_disk_is_fetched_again(model, settings):
+    with fake_hub(model) as hub:
+        folder = locate(entry("hf:farm/tiny"), at(hub, settings))
+        (folder / VAE).resolve().write_bytes((model / VAE).read_bytes()[:1000])
+        hub.asked.clear()
+
+        assert locate(entry("hf:farm/tiny"), at(hub, settings)) == folder
+
+    assert hub.fetched == {VAE}
+    assert (folder / VAE).read_bytes() == (model / VAE).read_bytes()
+
+
+def test_a_download_that_is_cut_goes_on_where_it_ended(model, settings, monkeypatch):
+    monkeypatch.setattr(
+        "huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1000
+    )  # kept in such pieces
+    with fake_hub(model) as hub:
+        hub.cut = {"diffusion_pytorch_model.safetensors": 10_000}
+        folder = locate(entry("hf:farm/tiny"), at(hub, settings))
+
+    assert hub.ranges == ["bytes=10000-"]
+    cut = "transformer/diffusion_pytorch_model.safetensors"
+    assert (folder / cut).read_bytes() == (model / cut).read_bytes()
+    assert (folder / VAE).read_bytes() == (model / VAE).read_bytes()
+
+
+def test_progress_ends_at_all_bytes(model, settings):
+    told = []
+    with fake_hub(model) as hub:
+        folder = locate(
+            entry("hf:farm/tiny"), at(hub, settings), progress=lambda *b: told.append(b)
+        )
+
+    files = {file.resolve() for file in folder.rglob("*") if file.is_file()}  # twins lie there once
+    size_bytes = sum(file.stat().st_size for file in files)
+    assert told[-1] == (size_bytes, size_bytes)
+    assert told == sorted(told)
+
+
+def test_a_gguf_entry_fetches_its_file_and_no_other_weights_of_the_transformer(model, settings):
+    (model / "sd-Q8_0.gguf").write_bytes(b"GGUF")
+    quantized = entry("hf:farm/tiny", precision="gguf", gguf_file="sd-Q8_0.gguf")
+
+    with fake_hub(model) as hub, pytest.raises(ModelError, match=r"Q8_0\.gguf is cut short"):
+        locate(quantized, at(hub, settings))
+
+    assert "sd-Q8_0.gguf" in hub.fetched
+    assert {n for n in hub.fetched if n.startswith("transformer/")} == {"transformer/config.json"}
+
+
+def test_a_repository_that_is_not_there_is_not_taken_for_a_gated_one(model, settings):
+    with fake_hub(model) as hub:
+        hub.refuse = "absent"
+        with pytest.raises(ModelUnavailable, match="there is no model") as failure:
+            locate(entry("hf:farm/tiny"), at(hub, settings))
+
+    assert "licence" not in str(failure.value)
 
 
 def test_every_request_carries_the_token(model, settings):

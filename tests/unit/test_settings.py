@@ -50,6 +50,39 @@ def test_secrets_are_not_shown() -> None:
     assert ":pw@" not in repr(settings)
 
 
+def test_a_secret_may_lie_in_a_file(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("hf_hunter2\n")
+
+    settings = load_settings({"FARM_HF_TOKEN_FILE": str(token)})
+
+    assert settings.hf_token is not None
+    assert settings.hf_token.get_secret_value() == "hf_hunter2"
+    assert load_settings(environment(settings)) == settings
+
+
+@pytest.mark.parametrize(
+    ("given", "fault"),
+    [
+        ({"FARM_HF_TOKEN_FILE": "/no/such/file"}, "FARM_HF_TOKEN_FILE: cannot read /no/such/file"),
+        ({"FARM_HF_TOKEN_FILE": "/dev/null", "FARM_HF_TOKEN": "hunter2"}, "both set"),
+        ({"FARM_HF_TOKEN_FILE": "/dev/null"}, "/dev/null is empty"),
+        ({"FARM_PORT_FILE": "/dev/null"}, "unknown setting FARM_PORT_FILE"),
+    ],
+)
+def test_a_file_of_a_secret_that_cannot_count_is_named(given: dict[str, str], fault: str) -> None:
+    with pytest.raises(SettingsError, match=fault) as raised:
+        load_settings(given)
+
+    assert "hunter2" not in str(raised.value)
+
+
+def test_the_file_of_api_keys_stays_a_setting_of_its_own(tmp_path: Path) -> None:
+    settings = load_settings({"FARM_API_KEYS_FILE": str(tmp_path / "keys")})
+
+    assert settings.api_keys_file == tmp_path / "keys"
+
+
 def test_settings_travel_to_a_child_process() -> None:
     given = {"FARM_API_KEYS": "alice:hunter2", "FARM_S3_BUCKET": "b", "FARM_LEASE_S": "2.5"}
     settings = load_settings(given)

@@ -11,31 +11,36 @@ from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
+    RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils.tqdm import tqdm
 
 from shared.errors import ModelError, ModelUnavailable
 from shared.logs import redact
 from shared.settings import Settings, variable
+from worker.loading.parts import Wanted
+from worker.loading.progress import Progress, unseen
 
-_KINDS = ("json", "safetensors", "txt", "model")
 _REFUSED = (401, 403)
 
 
-def local_copy(repo: str, revision: str, parts: tuple[str, ...], settings: Settings) -> Path | None:
+def local_copy(repo: str, revision: str, wanted: Wanted, settings: Settings) -> Path | None:
     """What an earlier download left, perhaps not all of it; None if nothing. No network."""
     try:
-        return _snapshot(repo, revision, parts, settings, local_files_only=True)
+        return _snapshot(repo, revision, wanted, settings, local_files_only=True)
     except LocalEntryNotFoundError:
         return None
     except HFValidationError as error:
         raise ModelError(f"{repo!r} is no repository name: {error}") from error
 
 
-def download(repo: str, revision: str, parts: tuple[str, ...], settings: Settings) -> Path:
+def download(
+    repo: str, revision: str, wanted: Wanted, settings: Settings, progress: Progress = unseen
+) -> Path:
     """Fetch what is missing and return the folder. Raises ModelUnavailable."""
     try:
-        return _snapshot(repo, revision, parts, settings)
+        return _snapshot(repo, revision, wanted, settings, tqdm_class=_bar(progress))
     except Exception as error:  # the hub's, httpx's and the disk's: the client lets all through
         page = f"{settings.hf_endpoint or 'https://huggingface.co'}/{repo}"
         raise ModelUnavailable(redact(_why(error, page, revision))) from error  # all see /status
@@ -48,6 +53,8 @@ def _why(error: BaseException, page: str, revision: str) -> str:
         return f"no network: {page} cannot be reached, and there is no whole copy on this machine"
     if isinstance(error, RevisionNotFoundError):
         return f"{page} has no revision {revision!r}"
+    if isinstance(error, RepositoryNotFoundError) and _status(error) not in _REFUSED:
+        return f"there is no model {page}, or none that this farm's token may see"
     if isinstance(error, GatedRepoError) or _status(error) in _REFUSED:
         return (
             f"the download was refused: log in and accept the licence on the model page {page}, "
@@ -60,9 +67,7 @@ def _status(error: BaseException) -> int | None:
     return error.response.status_code if isinstance(error, HfHubHTTPError) else None
 
 
-def _snapshot(
-    repo: str, revision: str, parts: tuple[str, ...], settings: Settings, **how: Any
-) -> Path:
+def _snapshot(repo: str, revision: str, wanted: Wanted, settings: Settings, **how: Any) -> Path:
     token = settings.hf_token.get_secret_value() if settings.hf_token else None
     folder = snapshot_download(
         repo,
@@ -70,9 +75,24 @@ def _snapshot(
         cache_dir=settings.cache_dir,
         endpoint=settings.hf_endpoint,
         token=token,
-        # By part: the root and `text_encoders/` hold the same weights again, as single files.
-        allow_patterns=["model_index.json", *(f"{p}/*.{kind}" for p in parts for kind in _KINDS)],
-        ignore_patterns=["*fp16*"],
+        allow_patterns=wanted.patterns,
+        ignore_patterns=wanted.refused,
         **how,
     )
     return Path(folder)
+
+
+def _bar(progress: Progress) -> type[tqdm]:
+    """The client tells what it does to a class of progress bar; this one shows nothing itself."""
+
+    class Bar(tqdm):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            self._tells = options.get("name") == "huggingface_hub.snapshot_download"
+            super().__init__(*args, **{**options, "disable": True})  # type: ignore[no-untyped-call]
+
+        def update(self, n: float | None = 1) -> None:
+            if self._tells:  # of several bars, the one of bytes on disk
+                self.n += n or 0
+                progress(int(self.n), int(self.total or 0))
+
+    return Bar

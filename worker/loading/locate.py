@@ -1,50 +1,47 @@
-"""From a model entry to a folder on this machine that looks whole."""
+"""From a model entry to a folder on this machine that can be loaded."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 from shared.errors import ModelError
 from shared.models import ModelEntry
 from shared.settings import Settings
-from worker.loading import hub, tiny
+from worker.loading import hub, modelscope, tiny
+from worker.loading.parts import Wanted, gguf_of, wanted_by
+from worker.loading.preflight import check, preflight
+from worker.loading.progress import Progress, unseen
 from worker.loading.steps import Report, step, untold
 
-T5_PARTS = ("text_encoder_3", "tokenizer_3")
-PARTS = (
-    "scheduler",
-    "text_encoder",
-    "text_encoder_2",
-    "tokenizer",
-    "tokenizer_2",
-    "transformer",
-    "vae",
-    *T5_PARTS,
-)
 
-
-def locate(entry: ModelEntry, settings: Settings, report: Report = untold) -> Path:
+def locate(
+    entry: ModelEntry, settings: Settings, report: Report = untold, progress: Progress = unseen
+) -> Path:
     """The model's diffusers folder: found, downloaded or built, then checked without reading weights.
 
     Raises ModelError, or ModelUnavailable when a download is refused or there is no network.
     """
-    kind, _, rest = entry.source.partition(":")
-    if kind == "dir":
+    if entry.source.startswith("dir:"):
         report("download", "skipped")
-        folder = Path(rest).expanduser()
+        folder = Path(entry.source.removeprefix("dir:")).expanduser()
     else:
         with step("download", report):
-            folder = _build(rest, settings) if kind == "tiny" else _fetch(entry, rest, settings)
+            folder = _fetched(entry, settings, progress)
     with step("preflight", report):
-        check(folder, parts(entry))
+        check(folder, wanted_by(entry), gguf_of(entry, folder))
     return folder
 
 
-def parts(entry: ModelEntry) -> tuple[str, ...]:
-    """The components that this entry loads."""
-    return PARTS if entry.t5 != "off" else tuple(p for p in PARTS if p not in T5_PARTS)
+def present(entry: ModelEntry, settings: Settings) -> Path | None:
+    """The model's folder if it is there, whole or not. No network, and nothing is built."""
+    kind, _, rest = entry.source.partition(":")
+    if kind == "dir":
+        folder = Path(rest).expanduser()
+        return folder if folder.is_dir() else None
+    if kind == "tiny":
+        folder = _tiny_folder(*tiny_options(rest), settings)
+        return folder if folder.is_dir() else None
+    return _local_copy(entry, rest, wanted_by(entry), settings)
 
 
 def tiny_options(text: str) -> tuple[str, int]:
@@ -63,60 +60,36 @@ def tiny_options(text: str) -> tuple[str, int]:
     return size, int(seed)
 
 
-def check(folder: Path, wanted: tuple[str, ...]) -> None:
-    """Raise ModelError for the first thing missing. Reads JSON only: weights may still be damaged."""
-    if not folder.is_dir():
-        raise ModelError(f"there is no model folder {folder}")
-    listed = _json(folder, "model_index.json")
-    kind = listed.get("_class_name")
-    if kind != "StableDiffusion3Pipeline":
-        raise ModelError(f"{folder} holds a {kind}, not a StableDiffusion3Pipeline")
-    for part in wanted:
-        if not any(listed.get(part) or ()):
-            raise ModelError(f"model_index.json in {folder} lists no {part}")
-        if not (folder / part).is_dir():
-            raise ModelError(f"{folder} has no folder {part}, which its model_index.json lists")
-        if part == "transformer" or part == "vae" or part.startswith("text_encoder"):
-            _check_weights(folder, part)
-
-
-def _check_weights(folder: Path, part: str) -> None:
-    stem = "model" if part.startswith("text_encoder") else "diffusion_pytorch_model"
-    index = f"{part}/{stem}.safetensors.index.json"
-    names = {f"{stem}.safetensors"}
-    if (folder / index).exists():
-        names = set(_json(folder, index).get("weight_map", {}).values())
-    for name in ("config.json", *sorted(names)):
-        if not (folder / part / name).is_file():
-            raise ModelError(f"{folder} is not complete: {part}/{name} is missing")
-
-
-def _json(folder: Path, name: str) -> dict[str, Any]:
-    try:
-        value = json.loads((folder / name).read_text("utf-8"))
-    except FileNotFoundError:
-        raise ModelError(f"{folder} is not a diffusers model: it has no {name}") from None
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{folder}/{name} cannot be read: {error}") from error
-    if not isinstance(value, dict):
-        raise ModelError(f"{folder}/{name} is not a JSON object")
-    return value
-
-
-def _build(options: str, settings: Settings) -> Path:
-    size, seed = tiny_options(options)
-    folder = settings.cache_dir / f"tiny-{size}-{seed}-v{tiny.VERSION}"
-    return tiny.build(folder, size=size, seed=seed)
-
-
-def _fetch(entry: ModelEntry, repo: str, settings: Settings) -> Path:
+def _fetched(entry: ModelEntry, settings: Settings, progress: Progress) -> Path:
     """The local copy if it is whole, without any network; else what is missing is downloaded."""
-    wanted = parts(entry)
-    have = hub.local_copy(repo, entry.revision, wanted, settings)
-    try:
-        if have:
-            check(have, wanted)
+    kind, _, rest = entry.source.partition(":")
+    if kind == "tiny":
+        size, seed = tiny_options(rest)
+        return tiny.build(_tiny_folder(size, seed, settings), size=size, seed=seed)
+    wanted = wanted_by(entry)
+    have = _local_copy(entry, rest, wanted, settings)
+    if have:
+        faults = preflight(have, wanted, gguf_of(entry, have))
+        if not faults:
             return have
-    except ModelError:
-        pass  # an interrupted download: the hub's client goes on where it stopped
-    return hub.download(repo, entry.revision, wanted, settings)
+        for fault in faults:
+            if fault.file:
+                _forget(have / fault.file)
+    download = hub.download if kind == "hf" else modelscope.download
+    return download(rest, entry.revision, wanted, settings, progress)
+
+
+def _forget(file: Path) -> None:
+    """Take a damaged file out of a downloaded copy, with what its link leads to: it comes again."""
+    file.resolve().unlink(missing_ok=True)
+    file.unlink(missing_ok=True)
+
+
+def _local_copy(entry: ModelEntry, repo: str, wanted: Wanted, settings: Settings) -> Path | None:
+    if entry.source.startswith("hf:"):
+        return hub.local_copy(repo, entry.revision, wanted, settings)
+    return modelscope.local_copy(repo, entry.revision, settings)
+
+
+def _tiny_folder(size: str, seed: int, settings: Settings) -> Path:
+    return settings.cache_dir / f"tiny-{size}-{seed}-v{tiny.VERSION}"

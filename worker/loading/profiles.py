@@ -16,7 +16,7 @@ from worker.loading.fit import PLACEMENTS, holds, least, need, sizes
 from worker.loading.refuse import reasons
 from worker.loading.weights import Weights
 
-# The least other pixels first; of the transformer, then of T5.
+# In the order of how little they change a picture. Without T5 it is another one.
 _PRECISIONS = ("fp32", "bf16", "fp16", "fp8", "int8", "nf4")
 _T5 = ("on", "int8", "nf4", "off")
 
@@ -84,7 +84,8 @@ def _advice(entry: ModelEntry, card: Card, weights: Weights) -> str:
 def _fewer_bits(entry: ModelEntry, card: Card, weights: Weights) -> list[str]:
     """The first pair of precision and t5 that would fit in the same placement."""
     now = (entry.precision, entry.t5)
-    for pair in product(_after(_PRECISIONS, now[0]), _after(_T5, now[1])):
+    pairs = product(_after(_PRECISIONS, now[0]), _after(_T5, now[1]))
+    for pair in sorted(pairs, key=lambda pair: pair[1] == "off"):
         changed = entry.model_copy(update={"precision": pair[0], "t5": pair[1]})
         small = need(changed, weights)[entry.placement] <= card.free_bytes
         if pair != now and small and not reasons(changed, card):

@@ -6,6 +6,7 @@ the card (NF4, and GGUF files, which were quantized by others).
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,27 @@ def t5_config(entry: ModelEntry) -> Any | None:
     )
 
 
+def packed(folder: Path, part: str) -> str | None:
+    """What a baked folder holds the part in already: `fp8`, `int8` or `nf4`; None: plain weights."""
+    config = json.loads((folder / part / "config.json").read_text("utf-8"))
+    saved = config.get("quantization_config")
+    if not saved:
+        return None
+    if saved.get("quant_method") == "bitsandbytes":
+        return "int8" if saved.get("load_in_8bit") else "nf4"
+    return "fp8" if "Float8" in json.dumps(saved) else "int8"
+
+
+def refuse_other_packing(folder: Path, part: str, entry: ModelEntry) -> None:
+    """Raise ModelError where the part is packed, and not as the entry says: it would be served so."""
+    kind = packed(folder, part)
+    field = {"transformer": "precision", "text_encoder_3": "t5"}.get(part, "")
+    if kind and kind != getattr(entry, field, None):
+        raise ModelError(
+            f"{part} in {folder} is packed in {kind}: {entry.id} must say {field} = {kind!r}"
+        )
+
+
 def store_in_fp8(transformer: Any) -> None:
     """Weights in 8 bits, widened layer by layer where they multiply: any device can do that."""
     transformer.enable_layerwise_casting(
@@ -73,22 +95,12 @@ def store_in_fp8(transformer: Any) -> None:
     )
 
 
-def gguf_path(folder: Path, entry: ModelEntry) -> Path:
-    """In the model's folder, or wherever it is. Raises ModelError."""
-    for file in (folder / entry.gguf_file, Path(entry.gguf_file).expanduser()):
-        if file.is_file():
-            return file
-    raise ModelError(
-        f"the gguf_file {entry.gguf_file} of {entry.id} is neither in {folder} nor a path to a file"
-    )
-
-
-def read_gguf(folder: Path, entry: ModelEntry) -> Any:
+def read_gguf(folder: Path, file: Path) -> Any:
     """The transformer from one GGUF file, by its original or by diffusers' names."""
     from diffusers import GGUFQuantizationConfig, SD3Transformer2DModel
 
     return SD3Transformer2DModel.from_single_file(
-        str(gguf_path(folder, entry)),
+        str(file),
         quantization_config=GGUFQuantizationConfig(compute_dtype=torch.bfloat16),
         config=str(folder),  # without it, and the subfolder, it asks the network
         subfolder="transformer",
