@@ -156,9 +156,12 @@ def _load(
     heart: Heart,
     loras: Mapping[str, LoraEntry],
 ) -> Renderer:
+    began = time.monotonic()  # the imports are seconds, too
     from worker.loading.load import load
 
-    return load(entry, settings, device, heart.step, heart.placed, loras)
+    renderer = load(entry, settings, device, heart.step, heart.placed, loras)
+    heart.loaded(time.monotonic() - began)
+    return renderer
 
 
 def _start_leases(settings: Settings, name: str) -> Leases:
