@@ -33,7 +33,7 @@ def erlang_c(workers: int, busy: float) -> float:
 
 @pytest.mark.parametrize(("workers", "busy"), [(1, 0.7), (3, 2.4), (12, 10.2)])
 def test_random_service_waits_as_erlang_says(workers: int, busy: float) -> None:
-    found = waits(load(busy, exponential()), Crew(workers), images=20_000)
+    found = waits(load(busy, exponential()), Crew(workers), images=40_000)
 
     must_wait, leaves_per_s = erlang_c(workers, busy), (workers - busy) / SERVICE_S
     assert found.mean_s == pytest.approx(must_wait / leaves_per_s, rel=0.08)
