@@ -12,6 +12,7 @@ from api.farm import Farm
 from api.limits import check
 from api.owner import Owner
 from shared.store.values import Submission, Submitted
+from shared.traces import current
 
 
 def take(
@@ -25,8 +26,18 @@ def take(
     `api.errors` makes a 429 or 503 with `Retry-After`; IdempotencyConflict, StoreUnavailable.
     """
     farm.drain.refuse_orders()
-    submitted = farm.store.submit(allowed(farm, owner, submission))
+    span = current()
+    job = submission.job.model_copy(update={"trace": span.context})
+    submitted = farm.store.submit(allowed(farm, owner, replace(submission, job=job)))
     request.state.job_id = submitted.job.id
+    span.tell(
+        job=submitted.job.id,
+        model=submitted.job.input["model"],
+        replayed=submitted.replayed,
+        cached=submitted.hits,
+        attached=submitted.attached,
+        made=submitted.made,
+    )
     _count(farm, submitted)
     if not submitted.replayed:  # only a retry or a verification is ordered for another
         what = "job.retried" if submitted.job.retries else "job.verified"

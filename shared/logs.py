@@ -10,6 +10,8 @@ import time
 from contextvars import ContextVar
 from typing import Any
 
+from shared.traces import current
+
 # Every line of a request bears its id, in whatever thread or library it is written.
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
@@ -77,7 +79,9 @@ class _Text(logging.Formatter):
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    known = {"request_id": request_id.get(), **vars(record)}
+    context = current().context
+    trace = context.trace_id if context else None
+    known = {"request_id": request_id.get(), "trace": trace, **vars(record)}
     return {k: v for k, v in known.items() if k not in _PLAIN and v is not None}
 
 

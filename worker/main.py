@@ -36,6 +36,7 @@ from shared.store.values import (
     WorkerStatus,
 )
 from shared.tickets import TASK, make_app, ticket_template
+from shared.traces import Traces, open_traces
 from worker import exits
 from worker.duty import wait_for_duty
 from worker.engines.port import Picture, Renderer
@@ -71,7 +72,9 @@ def serve(settings: Settings, model: str | None = None) -> int:
     device = pick_device(settings.device)
     name = settings.worker_name or f"{socket.gethostname()}-{device.replace(':', '')}"
     store = open_store(settings, patience_s=PATIENCE_S)
+    traces = open_traces("worker", settings, name)
     with ExitStack() as stack:
+        stack.callback(traces.close)
         heart = _heart(settings, store, entry, name, device)
         stack.callback(lambda: heart.stop(leave=heart.state != "failed"))
         heart.start()
@@ -91,7 +94,7 @@ def serve(settings: Settings, model: str | None = None) -> int:
             event(log, "not_loaded", logging.ERROR, model=entry.id, reason=str(error))
             heart.say("failed", str(error))
         else:
-            _work(settings, entry, name, store, renderer, heart, leases, ending, stack)
+            _work(settings, entry, name, store, renderer, heart, leases, ending, stack, traces)
     if ending.code == exits.DEVICE_FAULT:
         os._exit(ending.code)  # CUDA's own way out would fail again, or hang
     return ending.code
@@ -144,6 +147,7 @@ def _work(
     leases: Leases,
     ending: Ending,
     stack: ExitStack,
+    traces: Traces,
 ) -> None:
     registry = CollectorRegistry()
     metrics = WorkerMetrics(registry)
@@ -168,7 +172,8 @@ def _work(
     health = Health.of(settings, renderer.memory())
     gallery = Gallery(open_store(settings, patience_s=HEART_PATIENCE_S).preview)
     bench = Bench(
-        seat, store, renderer, leases, keep, heart, metrics, health, ending.leave, pantry, gallery
+        seat, store, renderer, leases, keep, heart, metrics, health, ending.leave, pantry, gallery,
+        traces,
     )  # fmt: skip
     if settings.watchdog_s:
         watchdog = _watch(bench, store, seat, settings.watchdog_s, keep, leases)

@@ -19,6 +19,7 @@ from shared.errors import DeviceFault, FarmError, ModelError, RenderFailed
 from shared.jobs import RenderSpec
 from shared.models import ModelEntry
 from shared.store.values import Gpu
+from shared.traces import step
 from worker.engines.decode import decoded
 from worker.engines.faults import is_device_fault, is_out_of_memory
 from worker.engines.ladder import Ladder, empty_cache, ladder_of
@@ -162,20 +163,24 @@ class DiffusersSD3:
     def _draw(self, task: Task) -> Picture:
         self._meter.begin(self._prompts.counts)
         spec, started = task.spec, self._now()
-        prompt = self._prompts.embed(spec.prompt)
-        guided = spec.guidance_scale > 1
-        negative = self._prompts.embed(spec.negative_prompt) if guided else (None, None)
-        encoded = self._now()
+        with step("text"):
+            prompt = self._prompts.embed(spec.prompt)
+            guided = spec.guidance_scale > 1
+            negative = self._prompts.embed(spec.negative_prompt) if guided else (None, None)
+            encoded = self._now()
         given = task.inputs() if task.inputs else None
         ready = self._now()
-        latents = self._denoise(task, given, prompt, negative)
-        denoised = self._now()
-        rgb = self._decode(latents)
-        rgb = composed(rgb, given) if given else rgb
+        with step("denoise"):
+            latents = self._denoise(task, given, prompt, negative)
+            denoised = self._now()
+        with step("decode"):
+            rgb = self._decode(latents)
+            rgb = composed(rgb, given) if given else rgb
+            decoded_at = self._now()
         timings = {
             "text": encoded - started,
             "denoise": denoised - ready,
-            "decode": self._now() - denoised,
+            "decode": decoded_at - denoised,
         }
         rung = self._ladder.rung
         profile = self._profile | ({"memory": rung.value} if rung else {})
