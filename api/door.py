@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Literal, TypeVar
 
 from ulid import ULID
@@ -20,10 +22,12 @@ from shared.jobs import (
     Job,
     JobImage,
     JobStatus,
+    LoraRef,
     RenderSpec,
     StoredResult,
     image_seed,
 )
+from shared.loras import LoraEntry
 from shared.models import ModelEntry
 from shared.store.values import (
     Order,
@@ -31,6 +35,7 @@ from shared.store.values import (
 )
 
 STRENGTH = 0.6
+NO_LORAS: Mapping[str, LoraEntry] = MappingProxyType({})
 Number = TypeVar("Number", int, float)
 
 
@@ -42,13 +47,14 @@ def admit(
     now: float,
     idempotency: tuple[str, str] | None = None,
     given: Given = NOTHING,
+    loras: Mapping[str, LoraEntry] = NO_LORAS,
     base: str = "",
 ) -> Submission:
     """A job of `order.n` renders; `now` in unix seconds; `given` are its input pictures.
 
-    `base` is how the client spells the farm's own URL.
+    `loras` are the farm's, by name; `base` is how the client spells the farm's own URL.
     """
-    spec = resolve(order, entry, given)
+    spec = resolve(order, entry, given, loras)
     job = Job(
         id=f"job_{ULID()}",
         owner=owner.name,
@@ -65,12 +71,18 @@ def admit(
 
 
 def again(
-    old: Job, entry: ModelEntry, *, now: float, idempotency: tuple[str, str] | None = None
+    old: Job,
+    entry: ModelEntry,
+    *,
+    now: float,
+    idempotency: tuple[str, str] | None = None,
+    loras: Mapping[str, LoraEntry] = NO_LORAS,
 ) -> Submission:
     """The same job once more, for its owner: pictures it has answer from the cache.
 
-    A bypassing job is rendered anew as a whole. `entry` is what its model is today: if that has
-    changed, so do the pixels. Raises JobNotFinished, JobFinished (it succeeded).
+    A bypassing job is rendered anew as a whole. `entry` is what its model is today, and `loras` the
+    farm's: if they have changed, so do the pixels. Raises JobNotFinished, JobFinished (it
+    succeeded), InvalidOrder (they have changed so that it cannot be ordered).
     """
     if not old.done:
         raise JobNotFinished
@@ -91,9 +103,27 @@ def again(
     if old.verifies:  # its pictures must be those of the entry as it was
         orders = [_same(image, entry, image.render.against) for image in old.images]
         return Submission(job, orders, idempotency)
-    today = {"model": entry.id, "model_digest": entry.digest}
-    specs = (image.render.spec.model_copy(update=today) for image in old.images)
+    specs = (_today(image.render.spec, entry, loras) for image in old.images)
     return Submission(job, [_order(spec, entry) for spec in specs], idempotency)
+
+
+def _today(spec: RenderSpec, entry: ModelEntry, loras: Mapping[str, LoraEntry]) -> RenderSpec:
+    """Raises InvalidOrder."""
+    if spec.loras and not entry.takes_loras:
+        raise InvalidOrder("unsupported_for_model", f"{entry.id} takes no LoRAs any more", "loras")
+    if spec.skip_layer_guidance and not entry.skip_layers:
+        message = f"{entry.id} has no layers to skip any more"
+        raise InvalidOrder("unsupported_for_model", message, "skip_layer_guidance")
+    named = tuple(_lora(lora.name, lora.scale, loras) for lora in spec.loras)
+    update = {"model": entry.id, "model_digest": entry.digest, "loras": named}
+    return spec.model_copy(update=update)
+
+
+def _lora(name: str, scale: float, loras: Mapping[str, LoraEntry]) -> LoraRef:
+    """Raises InvalidOrder."""
+    if name not in loras:
+        raise InvalidOrder("lora_not_found", f"this farm has no LoRA {name!r}", "loras")
+    return LoraRef(name=name, sha256=loras[name].sha256, scale=scale)
 
 
 def scoped(submission: Submission, scope: Literal["shared", "owner"]) -> Submission:
@@ -139,7 +169,12 @@ def _same(image: JobImage, entry: ModelEntry, against: StoredResult | None) -> O
     return replace(_order(spec, entry), against=against)
 
 
-def resolve(order: NewJob, entry: ModelEntry, given: Given = NOTHING) -> RenderSpec:
+def resolve(
+    order: NewJob,
+    entry: ModelEntry,
+    given: Given = NOTHING,
+    loras: Mapping[str, LoraEntry] = NO_LORAS,
+) -> RenderSpec:
     """What decides the pixels of image 0: the order's word, else the model entry's."""
     drawn = order.seed is None or order.seed < 0
     width, height = entry.width, entry.height
@@ -159,6 +194,9 @@ def resolve(order: NewJob, entry: ModelEntry, given: Given = NOTHING) -> RenderS
         init_image_sha256=given.init.sha256 if given.init else None,
         mask_image_sha256=given.mask.sha256 if given.mask else None,
         strength=_either(order.strength, STRENGTH) if given.init else None,
+        loras=tuple(_lora(lora.name, lora.scale, loras) for lora in order.loras),
+        skip_layer_guidance=_either(order.skip_layer_guidance, entry.skip_layer_guidance),
+        preset=order.preset or entry.preset,
     )
 
 
@@ -172,6 +210,7 @@ def _order(spec: RenderSpec, entry: ModelEntry) -> Order:
         height=spec.height,
         steps=spec.steps_to_run,
         guidance_scale=spec.guidance_scale,
+        skip_layer_guidance=spec.skip_layer_guidance,
     )
     return Order(str(ULID()), fingerprint(spec), spec, cost_s)
 
@@ -188,7 +227,9 @@ def _input(order: NewJob, spec: RenderSpec, given: Given) -> dict[str, object]:
         "steps": spec.steps,
         "guidance_scale": spec.guidance_scale,
         "shift": spec.shift,
-        "loras": [],
+        "skip_layer_guidance": spec.skip_layer_guidance,
+        "loras": [{"name": lora.name, "scale": lora.scale} for lora in spec.loras],
+        "preset": spec.preset,
         "init_image": given.init.shown() if given.init else None,
         "mask_image": given.mask.shown() if given.mask else None,
         "strength": spec.strength,

@@ -67,7 +67,10 @@ def ordered(request: Request, farm: Farm, owner: Owner, order: NewJob) -> Submis
     repeats = count.isascii() and count.isdigit() and int(count[:9]) > 0
     by = Attendance(str(ULID()), farm.settings.client_gone_s, body, repeats)
     now, base = time.time(), farm.links(request).base
-    submission = admit(order, entry, owner, now=now, idempotency=replay, given=given, base=base)
+    loras = farm.catalog.loras
+    submission = admit(
+        order, entry, owner, now=now, idempotency=replay, given=given, loras=loras, base=base
+    )
     return replace(submission, attendance=by)
 
 

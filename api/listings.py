@@ -25,6 +25,15 @@ class Listing(Answer, Generic[T]):
     data: list[T]
 
 
+class LoraView(Answer):
+    """An adapter of a model; `trigger`: words of a prompt that it was trained on."""
+
+    name: str
+    title: str
+    sha256: str
+    trigger: list[str]
+
+
 class ModelView(Answer):
     """A model: what it can do, and who serves it now."""
 
@@ -39,9 +48,10 @@ class ModelView(Answer):
     precision: str
     t5: str
     placement: str
-    defaults: dict[str, float]
+    defaults: dict[str, float | str]
     limits: dict[str, int]
-    loras: list[Any]
+    skip_layers: list[int]
+    loras: list[LoraView]
     workers_ready: int
     random_weights: bool
 

@@ -20,13 +20,13 @@ from api.references import ImageField
 from api.webhooks import NewWebhook
 from shared.errors import InvalidOrder
 from shared.jobs import SEEDS
-from shared.models import SIDE_MULTIPLE_PX, Catalog, Mode, ModelEntry
+from shared.loras import DEFAULT_SCALE, MOST_LORAS, MOST_SCALE
+from shared.models import SIDE_MULTIPLE_PX, Catalog, Mode, ModelEntry, Preset
 from shared.ssrf import Hosts
 
 ALIASES = {"num_inference_steps": "steps", "cfg_scale": "guidance_scale"}
 MOST_PAIRS = 16  # of metadata
 SIZE = re.compile(r"^([0-9]{1,5})x([0-9]{1,5})$")
-_UNSUPPORTED = PydanticCustomError("unsupported_for_model", "not available in this version")
 
 Text = Annotated[str, StringConstraints(max_length=32_000, pattern=r"^[^\x00]*$")]
 MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
@@ -41,6 +41,15 @@ class Limits:
     max_n: int
     blank_prompt: bool = False  # a dialect where a picture says enough
     hosts: Hosts = field(default_factory=Hosts)  # open to webhooks though not public
+
+
+class LoraWish(BaseModel):
+    """An adapter of the model, and how much of it."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+    name: str = Field(max_length=100, description="One of the model's `loras` in `GET /models`")
+    scale: float = Field(DEFAULT_SCALE, ge=-MOST_SCALE, le=MOST_SCALE, description="0: none")
 
 
 class NewJob(BaseModel):
@@ -61,6 +70,13 @@ class NewJob(BaseModel):
         None, ge=0, le=30, description="<= 1: none. Alias: `cfg_scale`"
     )
     shift: float | None = Field(None, gt=0, le=20, description="The scheduler's shift")
+    skip_layer_guidance: float | None = Field(
+        None, ge=0, le=10, description="Its scale, 0: none. Works on top of guidance"
+    )
+    loras: list[LoraWish] = Field(
+        default=[], max_length=MOST_LORAS, description="Adapters of the model, each once"
+    )
+    preset: Preset | None = Field(None, description="Lossy speed; absent: the model's")
     output_format: Literal["png", "webp", "jpeg"] = "png"
     output_compression: int = Field(100, ge=0, le=100, description="Quality of WebP and JPEG")
     partial_images: int = Field(
@@ -80,9 +96,6 @@ class NewJob(BaseModel):
     strength: float | None = Field(
         None, gt=0, le=1, description="How much of the steps is run on `init_image`; default 0.6"
     )
-
-    # Known names that this version refuses, so that nobody gets half an order.
-    loras: list[Any] = Field(default=[], description="Only `[]` in this version")
     webhook: NewWebhook | None = Field(None, description="Whom to tell how the job ends")
 
     @field_validator("model")
@@ -154,10 +167,27 @@ class NewJob(BaseModel):
 
     @field_validator("loras")
     @classmethod
-    def _none_of_it(cls, value: Any) -> Any:
-        if value:
-            raise _UNSUPPORTED
-        return value
+    def _of_the_model(cls, loras: list[LoraWish], info: ValidationInfo) -> list[LoraWish]:
+        entry = _entry(info)
+        if entry is None or not loras:
+            return loras
+        if len({lora.name for lora in loras}) < len(loras):
+            raise PydanticCustomError("invalid_value", "names a LoRA twice: add up its scales")
+        if not entry.takes_loras:
+            told = "{model} takes no LoRAs as this farm holds it"
+            raise PydanticCustomError("unsupported_for_model", told, {"model": entry.id})
+        for lora in loras:
+            _check_lora(lora.name, entry, _limits(info).catalog)
+        return loras
+
+    @field_validator("skip_layer_guidance")
+    @classmethod
+    def _skips_layers(cls, scale: float | None, info: ValidationInfo) -> float | None:
+        entry = _entry(info)
+        if entry and scale and not entry.skip_layers:
+            told = "{model} has no layers to skip"
+            raise PydanticCustomError("unsupported_for_model", told, {"model": entry.id})
+        return scale
 
     @field_validator("mask_image", "strength")
     @classmethod
@@ -191,6 +221,16 @@ def _entry(info: ValidationInfo) -> ModelEntry | None:
         return None
     name = info.data["model"]
     return catalog.default if name is None else catalog.find(name)
+
+
+def _check_lora(name: str, entry: ModelEntry, catalog: Catalog) -> None:
+    if name not in catalog.loras:
+        raise PydanticCustomError(
+            "lora_not_found", "this farm has no LoRA {name}", {"name": repr(name)}
+        )
+    if entry.id not in catalog.loras[name].models:
+        told = "the LoRA {name} was not made for {model}"
+        raise PydanticCustomError("unsupported_for_model", told, {"name": name, "model": entry.id})
 
 
 EXAMPLES: dict[str, Any] = {

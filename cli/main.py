@@ -31,6 +31,8 @@ COMMANDS = {
     "keys": "cli.keys",
     "audit": "cli.audit",
     "models": "cli.models",
+    "bench": "cli.bench",
+    "verify": "cli.verify",
     "settings": "cli.settings",
     "api": "cli.parts",
     "worker": "cli.parts",

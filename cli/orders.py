@@ -22,6 +22,14 @@ _OPTIONS = (
     click.option("--steps", type=int, help="Denoising steps.  [default: the model's]"),
     click.option("--guidance", "guidance_scale", type=float, help="CFG.  [default: the model's]"),
     click.option("--shift", type=float, help="The scheduler's shift.  [default: the model's]"),
+    click.option(
+        "--skip-layer-guidance", type=float, help="Its scale, 0: none.  [default: the model's]"
+    ),
+    click.option("--lora", "loras", multiple=True, metavar="NAME[:SCALE]", help="Up to four of the model's."),
+    click.option(
+        "--preset", type=click.Choice(["exact", "balanced", "draft"]),
+        help="Lossy speed.  [default: the model's]",
+    ),
     click.option("--model", help="A model of `GET /models`.  [default: the farm's]"),
     click.option("--init-image", type=_FILE, help="Start from this picture."),
     click.option("--mask-image", type=_FILE, help="Repaint only where this one is white."),
@@ -48,12 +56,18 @@ def order_options(command: Command) -> Command:
 
 
 def orders(
-    prompt: str, no_cache: bool, metadata: tuple[str, ...], webhook: str | None, **fields: Any
+    prompt: str,
+    no_cache: bool,
+    metadata: tuple[str, ...],
+    loras: tuple[str, ...],
+    webhook: str | None,
+    **fields: Any,
 ) -> list[Any]:
     """One order, or one for each line of stdin where the prompt is `-`. Raises click's errors."""
     said = {name: value for name, value in fields.items() if value is not None}
     said |= {"cache": "bypass"} if no_cache else {}
     said |= {"metadata": pairs(metadata)} if metadata else {}
+    said |= {"loras": [adapter(text) for text in loras]} if loras else {}
     said |= {"webhook": {"url": webhook}} if webhook else {}
     return [{"prompt": each, **said} for each in _prompts(prompt)]
 
@@ -64,6 +78,15 @@ def pairs(metadata: tuple[str, ...]) -> dict[str, str]:
     if any(not name or not equals for name, equals, _ in found):
         raise click.BadParameter("say NAME=VALUE", param_hint="--meta")
     return {name: value for name, _, value in found}
+
+
+def adapter(text: str) -> dict[str, Any]:
+    """`NAME` or `NAME:SCALE`."""
+    name, colon, scale = text.partition(":")
+    try:
+        return {"name": name, "scale": float(scale)} if colon else {"name": name}
+    except ValueError:
+        raise click.BadParameter("say NAME or NAME:SCALE", param_hint="--lora") from None
 
 
 def _prompts(prompt: str) -> list[str]:

@@ -146,6 +146,15 @@ class Event(Record):
 FINAL_EVENTS = frozenset({"job.succeeded", "job.failed", "job.canceled", "job.expired"})
 
 
+class Lora(Record):
+    """An adapter that an order may name; `trigger`: words of a prompt that it was trained on."""
+
+    name: str
+    title: str = ""
+    sha256: str = ""
+    trigger: tuple[str, ...] = ()
+
+
 class Model(Record):
     """A model that the farm serves; `random_weights`: never trained, whatever it draws is noise."""
 
@@ -159,6 +168,8 @@ class Model(Record):
     placement: str = ""
     defaults: dict[str, Any] = {}
     limits: dict[str, Any] = {}
+    skip_layers: tuple[int, ...] = ()
+    loras: tuple[Lora, ...] = ()
     workers_ready: int = 0
     random_weights: bool = False
 

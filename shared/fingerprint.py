@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from shared.jobs import RenderSpec
+from shared.presets import recipe_of
 
 VERSION = 1
 # How the first noise is drawn: CPU generator, fp32, one image at a time. Another way, another id.
@@ -30,7 +31,9 @@ def canonical(spec: RenderSpec) -> bytes:
         fields |= {"strength": None, "mask_image_sha256": None}
     else:
         fields["input"] = INPUT_RECIPE
-    if spec.preset == "exact":
+    if recipe := recipe_of(spec.preset):
+        fields["preset"] = recipe.id
+    else:
         del fields["preset"]
     if not spec.skip_layer_guidance or not spec.guidance_scale > 1:  # it works on top of guidance
         del fields["skip_layer_guidance"]

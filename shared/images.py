@@ -23,6 +23,8 @@ from shared.jobs import Record, RenderSpec
 
 Format = Literal["png", "webp", "jpeg"]
 NOISE_NOTE = "random weights: this picture is noise"
+# What the exact account says beside the fields of its order.
+NOTES = ("version", "fingerprint", "mode", "profile", "random_weights", "note")
 
 _EXIF_IFD, _USER_COMMENT, _IMAGE_DESCRIPTION = 0x8769, 0x9286, 0x010E
 _UNICODE = b"UNICODE\0"
@@ -136,9 +138,18 @@ def infotext(info: PictureInfo) -> str:
         settings["Init image hash"] = spec.init_image_sha256[:10]
     if spec.mask_image_sha256:
         settings["Mask image hash"] = spec.mask_image_sha256[:10]
+    if spec.skip_layer_guidance:
+        settings["Skip layer guidance"] = spec.skip_layer_guidance
+    if spec.loras:
+        hashes = (f"{lora.name}: {lora.sha256[:10]}" for lora in spec.loras)
+        settings["Lora hashes"] = ", ".join(hashes)
+    if spec.preset != "exact":
+        settings["Preset"] = spec.preset
     if info.random_weights:
         settings["Note"] = NOISE_NOTE
-    lines = [spec.prompt]
+    # as the web UI's own users write them, so that the text can be ordered there again
+    tags = [f"<lora:{lora.name}:{lora.scale:g}>" for lora in spec.loras]
+    lines = [" ".join([spec.prompt, *tags])]
     if spec.negative_prompt:
         lines.append(f"{_NEGATIVE} {spec.negative_prompt}")
     lines.append(", ".join(f"{name}: {_quoted(value)}" for name, value in settings.items()))

@@ -23,14 +23,18 @@ _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {
 }
 _PASSWORD = re.compile(r"(://[^/\s:@]*):[^\s/]+@")  # to the last @: clients of Redis read it so
 _KEY = re.compile(r"\brf_[A-Za-z0-9_-]{43}")  # an API key of ours, see shared/owners/keys.py
+_OWN_SHAPE = ("uvicorn", "uvicorn.error", "uvicorn.access")  # RequestLog says what the last does
 _WATCHED = ("httpx2", "httpcore2", "botocore", "boto3", "urllib3", "kombu", "celery", "asyncio")
 
 
 def setup(component: str, level: str = "INFO", style: str = "json") -> None:
-    """Send this process' log to stderr. `component`: api, worker, chores, farm."""
+    """Send this process' log to stderr. `component`: api, worker, keeper, chores, farm."""
     handler = logging.StreamHandler()
     handler.setFormatter(_Json(component) if style == "json" else _Text(component))
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    for name in _OWN_SHAPE:  # uvicorn's command line gives them handlers before it loads the app
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [], name != "uvicorn.access"
     for name in _WATCHED:  # their INFO is our DEBUG
         logging.getLogger(name).setLevel("DEBUG" if level == "DEBUG" else "WARNING")
 

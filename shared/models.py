@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import math
 import tomllib
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -15,6 +16,7 @@ from shared.engines import unfit
 from shared.errors import InvalidOrder, ModelError
 from shared.fingerprint import encode
 from shared.jobs import pool_name
+from shared.loras import LoraEntry
 
 SIDE_MULTIPLE_PX = 16
 Mode = Literal["txt2img", "img2img", "inpaint"]
@@ -59,7 +61,9 @@ class ModelEntry(BaseModel):
         "gpu", "text-offload", "model-offload", "group-offload", "sequential-offload"
     ] = "gpu"
     compile: Literal["off", "regional", "full"] = "off"
-    warm_sizes: tuple[str, ...] = ()  # `WxH`, compiled before the worker is ready; its default is
+    # `WxH`, compiled before the worker is ready, as its default size is
+    warm_sizes: tuple[Annotated[str, Field(pattern=r"^[1-9][0-9]*x[1-9][0-9]*$")], ...] = ()
+    preview_decoder: str = ""  # folder of an AutoencoderTiny such as TAESD3; empty: a fitted matrix
     attention: Literal["auto", "sdpa", "cudnn", "flash", "flash3", "efficient", "math"] = "auto"
     provider: Literal["auto", "cpu", "cuda", "tensorrt"] = "auto"  # of engine `onnx`
     allow_tiling: bool = False  # what it draws is marked, so it stays out of PIXEL_FIELDS
@@ -83,11 +87,13 @@ class ModelEntry(BaseModel):
     @model_validator(mode="after")
     def _draws_its_defaults(self) -> Self:
         """Orders are checked against the limits, and what an order leaves out is not."""
-        for side in (self.width, self.height):
+        for side in (side for size in self.sizes_to_warm for side in size):
             if side % SIDE_MULTIPLE_PX or not self.min_side_px <= side <= self.max_side_px:
-                raise ValueError(f"the default side {side} px is none that it can draw")
+                raise ValueError(f"the side {side} px is none that it can draw")
         if self.width * self.height > self.max_pixels or self.steps > self.max_steps:
             raise ValueError("its defaults are beyond max_pixels or max_steps")
+        if self.skip_layer_guidance and not self.skip_layers:
+            raise ValueError("skip_layer_guidance needs skip_layers")
         return self
 
     @model_validator(mode="after")
@@ -114,6 +120,13 @@ class ModelEntry(BaseModel):
         return "bf16"
 
     @property
+    def sizes_to_warm(self) -> tuple[tuple[int, int], ...]:
+        """Width and height, px; the default first, each once."""
+        others = (size.partition("x") for size in self.warm_sizes)
+        sizes = ((self.width, self.height), *((int(wide), int(tall)) for wide, _, tall in others))
+        return tuple(dict.fromkeys(sizes))
+
+    @property
     def pool(self) -> str:
         return pool_name(self.id, self.digest)
 
@@ -126,6 +139,17 @@ class ModelEntry(BaseModel):
     def distilled(self) -> bool:
         """True where the model was trained for few steps without guidance: more make it no better."""
         return self.guidance_scale <= 1
+
+    @property
+    def takes_loras(self) -> bool:
+        """Whether adapters can be hung into its transformer, and taken off again, as it is held.
+
+        Refused by the library: storage in fp8, and hooks that move layer by layer. Frozen: CUDA
+        graphs and an ONNX graph. Never tried here for want of a card: fp8 and nf4.
+        """
+        held = self.precision not in ("fp8", "fp8-storage", "nf4")
+        moves = self.placement != "sequential-offload"
+        return held and moves and self.engine == "diffusers" and self.compile != "full"
 
     def size_like(self, width: int, height: int) -> tuple[int, int]:
         """About as many pixels as the default size has, in the shape of `width` x `height`."""
@@ -143,14 +167,31 @@ class ModelEntry(BaseModel):
         return wide, tall
 
     def predict_seconds(
-        self, *, width: int, height: int, steps: int, guidance_scale: float
+        self,
+        *,
+        width: int,
+        height: int,
+        steps: int,
+        guidance_scale: float,
+        skip_layer_guidance: float = 0.0,
     ) -> float:
         """Device seconds of one image by this entry's first guess; workers measure the true rate.
 
-        Linear in steps and pixels, doubled by guidance; the two steps stand for text and decode.
+        Linear in steps and pixels, doubled by guidance, which skip-layer guidance adds a pass to
+        for as long as it acts; the two steps stand for text and decode.
         """
-        passes = 2 if guidance_scale > 1 else 1
-        return self.step_seconds * (steps * passes + 2) * width * height / 2**20
+        passes = steps
+        if guidance_scale > 1:
+            passes += steps + (self.skipping_steps(steps) if skip_layer_guidance else 0)
+        return self.step_seconds * (passes + 2) * width * height / 2**20
+
+    def skipping_steps(self, steps: int) -> int:
+        """In how many of the steps skip-layer guidance acts.
+
+        Source: the denoising loop of diffusers' `StableDiffusion3Pipeline`.
+        """
+        first, last = steps * self.skip_layer_start, steps * self.skip_layer_stop
+        return sum(first < step < last for step in range(steps))
 
 
 # What clients of other services ask for when nobody told them a name: the default model, unless an
@@ -162,13 +203,34 @@ DEFAULT_ALIASES = (
 
 
 class Catalog:
-    """The models of one farm; `find` folds aliases, and `names` has them all."""
+    """The models of one farm and their LoRAs; `find` folds aliases, and `names` has them all."""
 
-    def __init__(self, entries: list[ModelEntry], default: str) -> None:
+    def __init__(
+        self, entries: list[ModelEntry], default: str, loras: Sequence[LoraEntry] = ()
+    ) -> None:
         self.entries = {entry.id: entry for entry in entries}
         self.names = {alias: entry for entry in entries for alias in (entry.id, *entry.aliases)}
         self.default = self.find(default)
         self.names = dict.fromkeys(DEFAULT_ALIASES, self.default) | self.names
+        self.loras = {lora.name: lora for lora in loras}
+        self._check_loras()
+
+    def _check_loras(self) -> None:
+        """Raises ModelError."""
+        for lora in self.loras.values():
+            if unknown := [name for name in lora.models if name not in self.entries]:
+                raise ModelError(
+                    f"the LoRA {lora.name} is for {unknown[0]}, which is no model's id"
+                )
+        files = [lora.sha256 for lora in self.loras.values()]
+        for lora in self.loras.values():
+            if files.count(lora.sha256) > 1:
+                raise ModelError(f"the file of the LoRA {lora.name} stands in the list twice")
+
+    def loras_of(self, entry: ModelEntry) -> list[LoraEntry]:
+        """Those that an order for this model may name."""
+        loras = self.loras.values() if entry.takes_loras else ()
+        return [lora for lora in loras if entry.id in lora.models]
 
     def find(self, name: str) -> ModelEntry:
         """Raises InvalidOrder `model_not_found`."""
@@ -187,12 +249,13 @@ def load_catalog(path: Path | None = None, default: str | None = None) -> Catalo
         text = (path or resources.files("shared") / "models.toml").read_text("utf-8")
         table: dict[str, Any] = tomllib.loads(text)
         entries = [ModelEntry(id=key, **fields) for key, fields in table["models"].items()]
-        return Catalog(entries, default or table["default"])
+        loras = [LoraEntry(name=key, **fields) for key, fields in table.get("loras", {}).items()]
+        return Catalog(entries, default or table["default"], loras)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ModelError(f"cannot read {name}: {error}") from error
     except KeyError as error:
         raise ModelError(f"{name} has no {error}") from error
     except (ValidationError, TypeError, AttributeError) as error:
         raise ModelError(f"{name} is not a list of models: {error}") from error
-    except InvalidOrder as error:
+    except (InvalidOrder, ModelError) as error:
         raise ModelError(f"{name}: {error}") from error

@@ -38,7 +38,9 @@ SEND_S = 5.0  # one batch, with what the exporter tries again
 CLOSE_S = 5.0
 
 _W3C = TraceContextTextMapPropagator()
-_KINDS = {kind: trace.SpanKind[kind.upper()] for kind in ("internal", "server", "client", "consumer")}
+_KINDS = {
+    kind: trace.SpanKind[kind.upper()] for kind in ("internal", "server", "client", "consumer")
+}
 
 
 class OtlpTraces:
@@ -116,8 +118,7 @@ class _Recorded:
 
     def tell(self, **told: Unpack[Told]) -> None:
         for name, value in told.items():
-            if value is not None:
-                self._span.set_attribute(NAMES[name], value)  # type: ignore[arg-type]
+            self._span.set_attribute(NAMES[name], value)  # type: ignore[arg-type]
 
     def fail(self, why: str) -> None:
         self._span.set_status(trace.StatusCode.ERROR, why)

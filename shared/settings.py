@@ -176,6 +176,9 @@ class Settings(BaseModel):
     torch_threads: int = knob(
         0, "CPU threads of one worker; 0: 1 on a CPU, torch's choice on a GPU", ge=0
     )
+    compile_threads: int = knob(
+        4, "Processes in which one worker compiles its kernels, where its model is compiled", ge=1
+    )
     prefetch: bool = knob(
         True,
         "Weights that are not in memory yet are read whole, side by side, before they are loaded",

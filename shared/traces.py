@@ -197,9 +197,7 @@ def read_context(parents: Sequence[str], states: Sequence[str] = ()) -> TraceCon
     if found is None or (parents[0].startswith("00") and found[2]):
         return None
     state = ",".join(states)
-    return TraceContext(
-        parent=f"00-{found[1]}", state=state if _STATE.fullmatch(state) else ""
-    )
+    return TraceContext(parent=f"00-{found[1]}", state=state if _STATE.fullmatch(state) else "")
 
 
 def headers_of(context: TraceContext | None) -> dict[str, str]:

@@ -93,12 +93,14 @@ class Farm:
     store: Any = field(default_factory=MemoryJobStore)
     results: Any = field(default_factory=FakeResults)
     office: Office = field(default_factory=office_in_memory)
+    catalog: Catalog | None = None
     app: FastAPI = field(init=False)
 
     def __post_init__(self) -> None:
         live = partial(MemoryLive, self.store) if isinstance(self.store, MemoryJobStore) else Deaf
+        catalog = self.catalog or CATALOG
         self.app = create_app(
-            self.settings, self.store, self.results, CATALOG, open_live=live, office=self.office
+            self.settings, self.store, self.results, catalog, open_live=live, office=self.office
         )
 
     def key(self, owner: str, **grant: Any) -> str:

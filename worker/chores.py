@@ -29,6 +29,7 @@ from shared.store import open_store
 from shared.store.checks import report
 from shared.store.port import JobStore
 from shared.tickets import make_app
+from shared.traces import open_traces
 from worker.liveness import show
 from worker.webhooks import Courier
 
@@ -141,6 +142,7 @@ def run(name: str, chore: Callable[[], None]) -> None:
 def serve(settings: Settings) -> None:
     """Run the chores until SIGTERM or SIGINT."""
     setup("chores", settings.log_level, settings.log_format)
+    traces = open_traces("chores", settings)
     app = make_app(settings)
     app.conf.beat_schedule = timetable(steady())
     store = open_store(settings, patience_s=5.0)
@@ -149,9 +151,10 @@ def serve(settings: Settings) -> None:
     service = beat.Service(app, max_interval=1, scheduler_cls=in_process(chores))
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: service.stop())
-    courier = Courier.of(settings, store)
+    courier = Courier.of(settings, store, traces=traces)
     courier.start()
     event(log, "started", chores=",".join(EVERY_S))
     service.start()
     courier.stop()
+    traces.close()
     event(log, "stopped")

@@ -53,10 +53,7 @@ class Pantry:
 
     def _fetched(self, key: Key) -> Inputs:
         init, mask, width, height = key
-        rgb = fitted(self._read(init), width, height).convert("RGB").tobytes()
-        if mask is None:
-            return Inputs(rgb)
-        return Inputs(rgb, fitted(self._read(mask), width, height).convert("L").tobytes())
+        return inputs_of(self._read(init), self._read(mask) if mask else None, width, height)
 
     def _read(self, sha256: str) -> Image.Image:
         try:
@@ -72,6 +69,12 @@ class Pantry:
         if name_of(picture) != sha256:
             raise _damaged()
         return picture
+
+
+def inputs_of(init: Image.Image, mask: Image.Image | None, width: int, height: int) -> Inputs:
+    """Plain pictures of any size as what a render of this size starts from."""
+    rgb = fitted(init, width, height).convert("RGB").tobytes()
+    return Inputs(rgb, fitted(mask, width, height).convert("L").tobytes() if mask else None)
 
 
 def fitted(picture: Image.Image, width: int, height: int) -> Image.Image:

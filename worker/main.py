@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import warnings
+from collections.abc import Mapping
 from contextlib import ExitStack
 from threading import Thread
 from typing import Any
@@ -22,6 +23,7 @@ from shared.fingerprint import pure
 from shared.images import PictureInfo
 from shared.keys import queue_name
 from shared.logs import event, setup
+from shared.loras import LoraEntry
 from shared.metrics import WorkerMetrics
 from shared.models import ModelEntry, load_catalog
 from shared.results import open_results
@@ -84,7 +86,7 @@ def serve(settings: Settings, model: str | None = None) -> int:
             # Before the model: the keeper also tells what killed a worker that was loading.
             leases = _start_leases(settings, name)
             stack.callback(lambda: leases.close(ending.cause))
-            renderer = _load(settings, entry, device, heart)
+            renderer = _load(settings, entry, device, heart, catalog.loras)
             ending.check()
         except FarmError as error:
             ending.code = exits.NOT_LOADED
@@ -119,10 +121,16 @@ def _heart(settings: Settings, store: JobStore, entry: ModelEntry, name: str, de
     return Heart(brisk, status, settings.liveness_file)
 
 
-def _load(settings: Settings, entry: ModelEntry, device: str, heart: Heart) -> Renderer:
+def _load(
+    settings: Settings,
+    entry: ModelEntry,
+    device: str,
+    heart: Heart,
+    loras: Mapping[str, LoraEntry],
+) -> Renderer:
     from worker.loading.load import load
 
-    return load(entry, settings, device, heart.step, heart.placed)
+    return load(entry, settings, device, heart.step, heart.placed, loras)
 
 
 def _start_leases(settings: Settings, name: str) -> Leases:
@@ -133,6 +141,7 @@ def _start_leases(settings: Settings, name: str) -> Leases:
             "slot": name,
             "lease_s": settings.lease_s,
             "max_render_s": settings.max_render_s,
+            "log": [settings.log_level, settings.log_format],
         }
     )
 

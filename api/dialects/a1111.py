@@ -8,8 +8,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from api.dialects.prompt_loras import take_loras
 from api.dialects.wish import Wish, said
 from shared.jobs import Job, JobStatus
+from shared.loras import LoraEntry
 from shared.models import SIDE_MULTIPLE_PX, ModelEntry
 
 DENOISING_STRENGTH = 0.75
@@ -30,6 +32,7 @@ def translate(body: Mapping[str, Any], chosen: str | None, *, image: bool = Fals
     given, wish = said(body), Wish()
     known = {*_SIZES, *_BATCH, "override_settings", *(_IMAGE if image else ())}
     wish.take(given, _SAME, known)
+    take_loras(wish)
     for name in _SIZES:
         if name in given:
             wish.put(name, _rounded(given[name]), name)
@@ -146,6 +149,18 @@ def models(entries: Sequence[ModelEntry]) -> list[dict[str, Any]]:
             "config": None,
         }
         for entry in entries
+    ]
+
+
+def loras(entries: Sequence[LoraEntry]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": lora.name,
+            "alias": lora.name,
+            "path": lora.name,  # as with `filename` above
+            "metadata": {"ss_output_name": lora.title, "sshs_model_hash": lora.sha256},
+        }
+        for lora in entries
     ]
 
 

@@ -18,8 +18,8 @@ from shared.models import Catalog, ModelEntry
 PROBE = "invalid-model"  # Nextcloud asks for it to see that the service answers
 EXTENSIONS = frozenset(
     {
-        "negative_prompt", "seed", "steps", "guidance_scale", "shift", "loras", "strength", "cache",
-        "priority", "metadata", *ALIASES,
+        "negative_prompt", "seed", "steps", "guidance_scale", "shift", "skip_layer_guidance", "loras",
+        "preset", "strength", "cache", "priority", "metadata", *ALIASES,
     }
 )  # fmt: skip
 _NATIVE = EXTENSIONS | {"prompt", "n", "output_format", "output_compression"}
@@ -33,7 +33,7 @@ _QUALITY = {"auto": "medium", "standard": "medium", "hd": "high"}
 _INTEGERS = frozenset(
     {"n", "seed", "steps", "num_inference_steps", "output_compression", "partial_images"}
 )
-_NUMBERS = frozenset({"guidance_scale", "cfg_scale", "shift", "strength"})
+_NUMBERS = frozenset({"guidance_scale", "cfg_scale", "shift", "strength", "skip_layer_guidance"})
 _VALUES = frozenset({"stream", "metadata", "loras"})
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from api import sse
+from shared.loras import MOST_LORAS, MOST_SCALE
 
 CODES = (
     "invalid_json", "invalid_value", "missing_field", "invalid_size", "conflicting_fields",
-    "model_not_found", "unsupported_for_model", "invalid_image", "invalid_idempotency_key",
+    "model_not_found", "lora_not_found", "unsupported_for_model", "invalid_image", "invalid_idempotency_key",
     "missing_api_key", "invalid_api_key", "job_canceled", "job_expired", "body_too_large",
     "unsupported_media_type", "idempotency_key_reused", "render_error", "model_not_ready",
     "draining", "queue_full", "store_unavailable", "sync_timeout",
@@ -38,6 +39,21 @@ _FIELDS: dict[str, Any] = {
     "steps": {**_WHOLE, "minimum": 1},
     "guidance_scale": {**_NUMBER, "minimum": 0, "maximum": 30},
     "shift": {**_NUMBER, "exclusiveMinimum": 0, "maximum": 20},
+    "skip_layer_guidance": {**_NUMBER, "minimum": 0, "maximum": 10},
+    "loras": {
+        "type": "array",
+        "maxItems": MOST_LORAS,
+        "items": {
+            "type": "object",
+            "properties": {
+                "name": _TEXT,
+                "scale": {**_NUMBER, "minimum": -MOST_SCALE, "maximum": MOST_SCALE},
+            },
+            "required": ["name"],
+        },
+        "description": "Adapters of the model; in a form as JSON",
+    },
+    "preset": {"enum": ["exact", "balanced", "draft"]},
     "cache": {"enum": ["use", "bypass"]},
     "priority": {"enum": ["high", "normal", "low"]},
     "metadata": {"type": "object", "additionalProperties": _TEXT},

@@ -128,7 +128,8 @@ def _again(request: Request, farm: Farm, admin: Owner, old: Job, render_id: str)
     key = (f"poison {render_id} {old.id}", digest_retry(old.id))
     entry = farm.catalog.find(old.input["model"])
     keep_inputs(farm, old)
-    submission = again(old, entry, now=time.time(), idempotency=key)
+    loras = farm.catalog.loras
+    submission = again(old, entry, now=time.time(), idempotency=key, loras=loras)
     return take(request, farm, admin, submission)[0].job
 
 

@@ -51,8 +51,8 @@ _BODY = {
         202: {"model": JobView, "description": "Taken; ask `Location` again"},
         **responses(
             "invalid_json", "invalid_value", "missing_field", "unknown_field", "invalid_size",
-            "conflicting_fields", "model_not_found", "unsupported_for_model", "invalid_image",
-            "webhook_url_not_allowed",
+            "conflicting_fields", "model_not_found", "lora_not_found", "unsupported_for_model",
+            "invalid_image", "webhook_url_not_allowed",
             "inputs_busy", "invalid_idempotency_key", "missing_api_key", "invalid_api_key",
             "scope_missing", "priority_not_allowed", "body_too_large", "unsupported_media_type",
             "idempotency_key_reused", "rate_limit_exceeded", "quota_exceeded", "draining",
@@ -81,7 +81,10 @@ async def submit(
         order, given = receive(farm, owner, order, keep=not dry_run)
         replay = None if idempotency_key is None else (key_of(idempotency_key), digest(order))
         now, base = time.time(), farm.links(request).base
-        return admit(order, entry, owner, now=now, idempotency=replay, given=given, base=base)
+        return admit(
+            order, entry, owner, now=now, idempotency=replay, given=given,
+            loras=farm.catalog.loras, base=base,
+        )  # fmt: skip
 
     if dry_run:
         estimated = await run_in_threadpool(
@@ -145,7 +148,8 @@ def cancel(request: Request, owner: Caller, job_id: str) -> Response:
         200: {"model": JobView, "description": "Done already, from the cache"},
         202: {"model": JobView, "description": "A new job; `retries` names the old one"},
         **responses(
-            "model_not_found", "invalid_idempotency_key", "missing_api_key", "invalid_api_key",
+            "model_not_found", "lora_not_found", "unsupported_for_model",
+            "invalid_idempotency_key", "missing_api_key", "invalid_api_key",
             "scope_missing", "job_not_found", "job_gone", "job_not_finished",
             "job_already_finished", "idempotency_key_reused", "rate_limit_exceeded",
             "quota_exceeded", "draining", "queue_full", "store_unavailable",
@@ -169,7 +173,8 @@ async def retry(
         )
         entry = farm.catalog.find(old.input["model"])
         keep_inputs(farm, old)
-        return again(old, entry, now=time.time(), idempotency=replay)
+        loras = farm.catalog.loras
+        return again(old, entry, now=time.time(), idempotency=replay, loras=loras)
 
     return await taken(request, farm, owner, submission)
 

@@ -17,7 +17,10 @@ from shared.models import ModelEntry
 from shared.store.values import WorkerStatus
 
 router = APIRouter(tags=["models"])
-_DEFAULTS = frozenset({"steps", "guidance_scale", "shift", "width", "height"})
+_DEFAULTS = frozenset(
+    {"steps", "guidance_scale", "shift", "width", "height", "skip_layer_guidance", "preset"}
+)
+_LORA = {"name", "title", "sha256", "trigger"}  # where its file lies is nobody's business
 _LIMITS = frozenset({"max_steps", "min_side_px", "max_side_px", "max_pixels"})
 
 
@@ -83,7 +86,8 @@ def _model(farm: Farm, entry: ModelEntry, workers: Sequence[WorkerStatus]) -> di
         "placement": entry.placement,
         "defaults": entry.model_dump(include=set(_DEFAULTS)),
         "limits": entry.model_dump(include=set(_LIMITS)) | {"max_n": farm.settings.max_n},
-        "loras": [],
+        "skip_layers": entry.skip_layers,
+        "loras": [lora.model_dump(include=_LORA) for lora in farm.catalog.loras_of(entry)],
         "workers_ready": ready_workers(entry, workers),
         "random_weights": entry.random_weights,
     }

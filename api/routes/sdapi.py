@@ -27,6 +27,7 @@ from shared import images
 from shared.errors import InvalidOrder, JobFinished, JobNotFound
 from shared.images import PictureInfo, infotext, parse_infotext, read_info
 from shared.jobs import Job, JobImage, RenderState
+from shared.models import ModelEntry
 from shared.store.values import Submission
 
 router = APIRouter(prefix="/sdapi/v1", tags=["A1111"])
@@ -35,7 +36,7 @@ CHECKPOINT, NEWEST = "sd_model_checkpoint", "a1111_job"  # what is noted of an o
 _ACCESS = ("missing_api_key", "invalid_api_key", "scope_missing", "store_unavailable")
 _ORDER = (
     *_ACCESS, "invalid_json", "invalid_value", "missing_field", "invalid_size", "model_not_found",
-    "unsupported_for_model", "invalid_image", "job_canceled", "job_expired", "body_too_large",
+    "lora_not_found", "unsupported_for_model", "invalid_image", "job_canceled", "job_expired", "body_too_large",
     "unsupported_media_type", "render_error", "model_not_ready", "draining", "queue_full",
     "sync_timeout",
 )  # fmt: skip
@@ -92,9 +93,7 @@ async def img2img(request: Request, owner: Client, body: JsonBody) -> Response:
 
 @get(router, "/options", summary="The chosen model", responses=responses(*_ACCESS))
 def options(request: Request, owner: Client) -> dict[str, Any]:
-    farm = farm_of(request)
-    name = farm.store.notes(owner.name).get(CHECKPOINT, "")
-    entry = farm.catalog.names.get(name, farm.catalog.default)
+    entry = _chosen(farm_of(request), owner)
     return {CHECKPOINT: a1111.title(entry), "sd_checkpoint_hash": entry.digest}
 
 
@@ -131,7 +130,12 @@ def schedulers(owner: Client) -> list[dict[str, Any]]:
     return [{"name": name.lower(), "label": name, "aliases": None, "need_inner_model": False}]
 
 
-@get(router, "/loras", summary="The LoRAs", responses=responses(*_ACCESS))
+@get(router, "/loras", summary="The LoRAs of the chosen model", responses=responses(*_ACCESS))
+def loras(request: Request, owner: Client) -> list[dict[str, Any]]:
+    farm = farm_of(request)
+    return a1111.loras(farm.catalog.loras_of(_chosen(farm, owner)))
+
+
 @get(router, "/upscalers", summary="None", responses=responses(*_ACCESS))
 @get(router, "/latent-upscale-modes", summary="None", responses=responses(*_ACCESS))
 @get(router, "/sd-vae", summary="None", responses=responses(*_ACCESS))
@@ -236,6 +240,11 @@ def _entry_named(farm: Farm, title: str) -> str:
         return farm.catalog.find(a1111.plain_name(title)).id
     except InvalidOrder as error:
         raise Problem(400, error.code, str(error), CHECKPOINT) from None
+
+
+def _chosen(farm: Farm, owner: Owner) -> ModelEntry:
+    name = farm.store.notes(owner.name).get(CHECKPOINT, "")
+    return farm.catalog.names.get(name, farm.catalog.default)
 
 
 def _newest(farm: Farm, owner: Owner) -> Job | None:

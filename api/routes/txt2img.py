@@ -66,7 +66,8 @@ _BODY = {
         202: {"model": JobView, "description": "`Prefer: respond-async`: the job"},
         **responses(
             "invalid_json", "invalid_value", "missing_field", "invalid_size", "conflicting_fields",
-            "model_not_found", "unsupported_for_model", "invalid_idempotency_key", "invalid_image",
+            "model_not_found", "lora_not_found", "unsupported_for_model",
+            "invalid_idempotency_key", "invalid_image",
             "missing_api_key", "invalid_api_key", "not_acceptable", "job_canceled", "job_expired",
             "body_too_large", "unsupported_media_type", "idempotency_key_reused", "render_error",
             "model_not_ready", "draining", "queue_full", "store_unavailable", "sync_timeout",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from cli.models.add_lora import add_lora
 from cli.models.bake import bake
 from cli.models.check import check
 from cli.models.export import export
@@ -19,5 +20,5 @@ def models() -> None:
     """The models of the farm, and their weights."""
 
 
-for command in (list_models, fit, pull, check, prefetch, bake, export, make_tiny):
+for command in (list_models, fit, pull, check, prefetch, bake, export, add_lora, make_tiny):
     models.add_command(command)

@@ -64,7 +64,21 @@ def _shallow(entry: ModelEntry, folder: Path) -> tuple[list[Fault], list[str]]:
     remarks = []
     if find_spec("torch") is None:
         remarks.append("torch is not installed here: names and shapes of tensors were not compared")
-    return preflight(folder, wanted_by(entry), gguf_of(entry, folder)), remarks
+    faults = preflight(folder, wanted_by(entry), gguf_of(entry, folder))
+    return [*faults, *_graphs(entry, folder)], remarks
+
+
+def _graphs(entry: ModelEntry, folder: Path) -> list[Fault]:
+    if entry.engine != "onnx":
+        return []
+    from worker.loading.findings import Fault
+    from worker.loading.onnx_folder import check_graphs, read_manifest
+
+    try:
+        check_graphs(folder, read_manifest(folder), entry)
+    except ModelError as error:
+        return [Fault("transformer", "graphs", str(error))]
+    return []
 
 
 def _deep(entry: ModelEntry, folder: Path, remarks: list[str]) -> list[Fault]:

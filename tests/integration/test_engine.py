@@ -11,7 +11,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
 
 from shared.errors import Canceled, ModelError, RenderFailed
-from shared.jobs import LoraRef, RenderSpec
+from shared.jobs import RenderSpec
 from shared.models import ModelEntry
 from shared.settings import Settings
 from worker.loading.devices import pick_device
@@ -186,7 +186,7 @@ def test_a_known_prompt_is_not_encoded_again(engine):
     "unfit",
     [
         {"width": 65},
-        {"loras": (LoraRef(name="a", sha256="0", scale=1.0),)},
+        {"skip_layer_guidance": 2.8},
         {"init_image_sha256": "0", "strength": 0.5},
     ],
 )
@@ -286,7 +286,7 @@ def test_damaged_weights_are_one_clear_fault(tmp_path):
     weights = folder / "vae" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
 
-    with pytest.raises(ModelError, match="m cannot be loaded"):
+    with pytest.raises(ModelError, match="cannot be served: vae/"):
         load(ENTRY, Settings(model_cache_dir=tmp_path), "cpu")
 
 

@@ -20,7 +20,6 @@ from click.testing import CliRunner
 from PIL import Image
 
 from cli.main import main
-from cli.models.export import table
 from shared.errors import Canceled, DeviceFault, ModelError, RenderFailed
 from shared.jobs import LoraRef, RenderSpec
 from shared.models import ModelEntry, load_catalog
@@ -30,10 +29,12 @@ from tests.waiting import wait_until
 from worker.engines.onnx_session import Graph, open_session
 from worker.engines.port import Inputs, Previews
 from worker.loading import onnx_graphs
-from worker.loading.export import export
+from worker.loading.bake import as_toml
+from worker.loading.export import export, serving_entry
 from worker.loading.load import load
 from worker.loading.locate import locate
-from worker.loading.onnx_folder import MANIFEST, TRANSFORMER
+from worker.loading.onnx_folder import TRANSFORMER
+from worker.loading.parts import ONNX_MANIFEST as MANIFEST
 
 ENTRY = ModelEntry(
     id="m", title="Tiny", source="tiny:size=small", precision="fp32", max_sequence_length=32,
@@ -52,10 +53,9 @@ def order(seed: int = 7, **changes: Any) -> RenderSpec:
 
 
 def served(folder: Path, **changes: Any) -> ModelEntry:
-    """As the export's own table has it."""
-    text = table(ENTRY, folder, changes.pop("precision", "fp32"))
-    (fields,) = tomllib.loads(text)["models"].values()
-    return ModelEntry.model_validate({"id": "m", **fields, **changes})
+    """As the export has it."""
+    fields = serving_entry(ENTRY, folder, changes.pop("precision", "fp32")).model_dump()
+    return ModelEntry.model_validate({**fields, "id": "m", **changes})
 
 
 @pytest.fixture(scope="module")
@@ -189,22 +189,48 @@ def test_a_picture_names_engine_provider_and_version(engine: Any) -> None:
 
 
 def test_the_export_tells_what_it_does_and_nothing_about_this_machine(
-    exported: Path, told: list[str]
+    exported: Path, settings: Settings, told: list[str]
 ) -> None:
     assert [line for line in told if line.startswith("wrote transformer/model.onnx: 1.")]
     assert any(line.startswith("wrote vae/encoder.onnx") for line in told)
-    here = str(Path(torch.__file__).parent).encode()
-    assert all(here not in graph.read_bytes() for graph in exported.glob("*/*.onnx"))
+    here = (str(Path(torch.__file__).parent).encode(), str(settings.cache_dir).encode())
+    written = [*exported.glob("*/*.onnx"), *exported.glob("*/config.json"), exported / MANIFEST]
+    assert not [file for file in written for path in here if path in file.read_bytes()]
 
 
 def test_the_printed_entry_is_one_that_a_farm_reads(exported: Path, tmp_path: Path) -> None:
     models = tmp_path / "models.toml"
-    models.write_text('default = "m-onnx"\n' + table(ENTRY, exported, "fp32"))
+    models.write_text('default = "m-onnx"\n' + as_toml(serving_entry(ENTRY, exported, "fp32")))
 
     entry = load_catalog(models).default
 
     assert (entry.engine, entry.source, entry.steps) == ("onnx", f"dir:{exported}", 3)
+    assert entry == serving_entry(ENTRY, exported, "fp32")
     assert entry.aliases == ()
+
+
+@pytest.mark.parametrize("deep", [[], ["--deep"]])
+def test_models_check_finds_an_export_whole_and_a_changed_one_not(
+    exported: Path, copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deep: list[str]
+) -> None:
+    def check(folder: Path) -> tuple[int, str]:
+        models = tmp_path / "models.toml"
+        models.write_text('default = "m-onnx"\n' + as_toml(serving_entry(ENTRY, folder, "fp32")))
+        monkeypatch.setenv("FARM_MODELS_FILE", str(models))
+        done = CliRunner().invoke(main, ["models", "check", "m-onnx", *deep])
+        return done.exit_code, done.output
+
+    assert check(exported)[0] == 0, check(exported)[1]
+    weights = copied / f"{TRANSFORMER}.data"
+    if deep:  # the length tells nothing then
+        content = bytearray(weights.read_bytes())
+        content[1000] ^= 1
+        weights.write_bytes(content)
+    else:
+        cut_the_weights(copied)
+    code, said = check(copied)
+    assert code == 1
+    assert "model.onnx.data is not the file that" in said
 
 
 def test_a_folder_in_use_is_not_written_over(exported: Path, settings: Settings) -> None:
@@ -336,9 +362,7 @@ def test_int8_with_a_vae_of_torch_is_exported_by_the_command_and_draws_nearly_th
     settings: Settings, torchs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models = tmp_path / "models.toml"
-    tables = json.loads(ENTRY.model_dump_json(exclude_defaults=True, exclude={"id"}))
-    lines = [f"{key} = {json.dumps(value)}" for key, value in tables.items()]
-    models.write_text("\n".join(['default = "m"', "[models.m]", *lines]))
+    models.write_text('default = "m"\n' + as_toml(ENTRY))
     monkeypatch.setenv("FARM_MODELS_FILE", str(models))
     monkeypatch.setenv("FARM_MODEL_CACHE_DIR", str(settings.cache_dir))
     folder = tmp_path / "int8"
@@ -392,7 +416,7 @@ def test_a_farm_with_an_onnx_entry_draws_what_torch_draws(
     redis_of: Callable[[str], str],
 ) -> None:
     models = tmp_path / "models.toml"
-    models.write_text('default = "m-onnx"\n' + table(ENTRY, exported, "fp32"))
+    models.write_text('default = "m-onnx"\n' + as_toml(serving_entry(ENTRY, exported, "fp32")))
     more = {"FARM_MODELS_FILE": str(models), "FARM_DEFAULT_MODEL": "m-onnx"}
 
     with Parts(tmp_path / "farm", settings.cache_dir, redis_of("valkey"), **more) as parts:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from shared.jobs import JobStatus, LoraRef
+from shared.jobs import JobStatus
 from shared.settings import Settings
 from tests.bench import Farm
 from tests.orders import TINY, submission
@@ -18,9 +18,7 @@ from worker import exits
 from worker.engines.port import Renderer
 from worker.loading.load import load
 
-REFUSED = {
-    "loras": [LoraRef(name="style", sha256="0" * 64, scale=1.0)]
-}  # this engine fails such orders: `render_error`
+REFUSED = {"skip_layer_guidance": 1.0}  # this engine fails such orders: `render_error`
 
 
 @pytest.fixture(scope="module")

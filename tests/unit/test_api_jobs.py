@@ -78,6 +78,7 @@ def test_the_input_is_shown_resolved(client):
     assert job["input"] == {
         "model": "tiny", "prompt": "a red fox", "negative_prompt": "", "width": 128, "height": 64,
         "n": 1, "seed": 42, "steps": 4, "guidance_scale": 2.0, "shift": 3.0, "loras": [],
+        "skip_layer_guidance": 0.0, "preset": "exact",
         "init_image": None, "mask_image": None, "strength": None, "output_format": "png",
         "output_compression": 100, "partial_images": 0,
     }  # fmt: skip

@@ -35,7 +35,7 @@ def test_an_unknown_model_is_named_and_the_known_ones_are_listed() -> None:
     [
         ("source", "dir:elsewhere"), ("revision", "abc"), ("precision", "fp16"),
         ("t5", "off"), ("max_sequence_length", 128), ("gguf_file", "q4.gguf"), ("vae_tiling", True),
-        ("skip_layers", (7, 8, 9)), ("skip_layer_start", 0.1), ("skip_layer_stop", 0.3),
+        ("skip_layers", (7, 8)), ("skip_layer_start", 0.1), ("skip_layer_stop", 0.3),
     ],
 )  # fmt: skip
 def test_what_decides_pixels_decides_the_pool(field: str, value: object) -> None:

@@ -101,7 +101,7 @@ def test_without_a_profile_an_entry_stays_as_it_is() -> None:
             LARGE,
             card(12),
             {"placement": "model-offload"},
-            "precision to nf4, or placement to group",
+            "precision to fp8, or placement to group",
         ),
         (LARGE, card(14), {"profile": "eco"}, "precision to fp8, or placement to group-offload"),
         (

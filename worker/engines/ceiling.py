@@ -13,7 +13,7 @@ REPEATS = 20
 ON_A_CARD, ON_A_CPU = (8192, 4096, 4096), (256, 512, 512)
 
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def matrix_rate(device: torch.device, precision: Literal["fp32", "bf16", "fp16"]) -> float | None:
@@ -23,7 +23,7 @@ def matrix_rate(device: torch.device, precision: Literal["fp32", "bf16", "fp16"]
     """
     rows, inner, columns = ON_A_CPU if device.type == "cpu" else ON_A_CARD
     try:
-        dtype = _DTYPES[precision]
+        dtype = DTYPES[precision]
         a = torch.randn((rows, inner), device=device, dtype=dtype)
         b = torch.randn((inner, columns), device=device, dtype=dtype)
         return 2 * rows * inner * columns / _fastest_s(a, b)

@@ -1,7 +1,7 @@
 """The diffusers engine: one SD3.5 pipeline on one device, one image at a time.
 
 The same pipeline draws from noise, from an input picture and under a mask: what differs is where it
-starts (start.py) and what is put back after each step.
+starts (start.py) and what is put back after each step (denoise.py).
 """
 
 from __future__ import annotations
@@ -9,40 +9,33 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from contextlib import nullcontext
+from threading import get_ident
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
 
 from shared.errors import DeviceFault, FarmError, ModelError, RenderFailed
 from shared.jobs import RenderSpec
 from shared.models import ModelEntry
 from shared.store.values import Gpu
 from shared.traces import step
+from worker.engines.attention import TORCHS_CHOICE, Attention
 from worker.engines.decode import decoded
+from worker.engines.denoise import Denoiser, Task, Words
 from worker.engines.faults import is_device_fault, is_out_of_memory
 from worker.engines.ladder import Ladder, empty_cache, ladder_of
+from worker.engines.loras import Loras, none_known
 from worker.engines.meter import Meter
 from worker.engines.port import Inputs, OnStep, Picture, Previews
-from worker.engines.previews import Glance, Shower, fitted
-from worker.engines.start import Start, composed, start_of
-from worker.engines.text import Embeddings, Prompts
+from worker.engines.previews import Glance, Sketch, fitted
+from worker.engines.start import composed
+from worker.engines.text import Prompts
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusion3Pipeline
 
 WARM_UP_SIDE_PX = 64
-
-
-@dataclass(slots=True, frozen=True)
-class Task:
-    """What one call of `render` was asked for."""
-
-    spec: RenderSpec
-    on_step: OnStep
-    inputs: Callable[[], Inputs] | None = None
-    previews: Previews | None = None
 
 
 class DiffusersSD3:
@@ -55,27 +48,40 @@ class DiffusersSD3:
         device: str,
         profile: dict[str, str],
         ladder: Ladder | None = None,
+        loras: Loras | None = None,
+        attention: Attention = TORCHS_CHOICE,
+        sketch: Sketch | None = None,
     ) -> None:
         self._pipe = pipe
         self._entry = entry
         self._device = torch.device(device)
         self._profile = profile
         self._ladder = ladder or ladder_of(pipe, entry, self._device)
-        self._schedule = pipe.scheduler.config
         self._prompts = Prompts(pipe, self._device, entry.max_sequence_length, self._ladder)
+        self._loras = loras or Loras(pipe, torch.float32, none_known, nullcontext())
         self._meter = Meter(pipe.transformer.config, entry, self._device)
-        self._glance: Glance | None = None
+        self._denoiser = Denoiser(pipe, entry, self._device, attention, self._meter)
+        self._sketch = sketch
+        self._thread: int | None = None  # that CUDA graphs belong to
 
     def warm_up(self) -> None:
         self._meter.measure_ceiling()
         self._prompts.clear()  # the encoders are tried out too
         side = max(WARM_UP_SIDE_PX, self._entry.min_side_px)
-        self._try_out(side, side)
-        if self._entry.compile != "off":  # else the first order of this size pays for compiling
-            self._try_out(self._entry.width, self._entry.height)
-        self._glance = self._fitted()
+        self._try_out(side, side, self._entry.guidance_scale)
+        if self._entry.compile != "off":
+            self._compile()
+        self._denoiser.look = self._sketch or self._fitted()
 
-    def _try_out(self, width: int, height: int) -> None:
+    def _compile(self) -> None:
+        """Draw every size to come, with and without guidance, or their first orders would wait."""
+        self._thread = get_ident()
+        guided = {self._entry.guidance_scale, 0.0}  # a batch of two, and of one
+        for width, height in self._entry.sizes_to_warm:
+            for guidance_scale in sorted(guided, reverse=True):
+                self._try_out(width, height, guidance_scale)
+
+    def _try_out(self, width: int, height: int, guidance_scale: float) -> None:
         spec = RenderSpec(
             model=self._entry.id,
             model_digest=self._entry.digest,
@@ -83,7 +89,7 @@ class DiffusersSD3:
             width=width,
             height=height,
             steps=1,
-            guidance_scale=self._entry.guidance_scale,
+            guidance_scale=guidance_scale,
             shift=self._entry.shift,
             seed=0,
         )
@@ -109,10 +115,12 @@ class DiffusersSD3:
         inputs: Callable[[], Inputs] | None = None,
         previews: Previews | None = None,
     ) -> Picture:
-        if spec.loras:
-            raise RenderFailed("render_error", "this engine takes no LoRAs")
+        if spec.skip_layer_guidance and not self._entry.skip_layers:
+            raise RenderFailed("render_error", "this model has no layers to skip")
         if bool(spec.inputs) != bool(inputs):
             raise RenderFailed("render_error", "the order and its input pictures do not fit")
+        if self._entry.compile == "full" and self._thread not in (None, get_ident()):
+            raise RenderFailed("render_error", "CUDA graphs belong to the thread that loaded them")
         task = Task(spec, on_step, inputs, previews)
         self._ladder.begin()
         while (picture := self._attempt(task)) is None:
@@ -157,6 +165,7 @@ class DiffusersSD3:
 
     def _free(self) -> None:
         self._prompts.clear()
+        self._loras.clear()
         gc.collect()
         empty_cache(self._device)
 
@@ -164,87 +173,37 @@ class DiffusersSD3:
         self._meter.begin(self._prompts.counts)
         spec, started = task.spec, self._now()
         with step("text"):
-            prompt = self._prompts.embed(spec.prompt)
-            guided = spec.guidance_scale > 1
-            negative = self._prompts.embed(spec.negative_prompt) if guided else (None, None)
+            words = self._words(spec)
             encoded = self._now()
         given = task.inputs() if task.inputs else None
-        ready = self._now()
-        with step("denoise"):
-            latents = self._denoise(task, given, prompt, negative)
+        with self._loras.worn(spec.loras), step("denoise"):
+            ready = self._now()
+            latents = self._denoiser.latents(task, given, words)
             denoised = self._now()
         with step("decode"):
             rgb = self._decode(latents)
             rgb = composed(rgb, given) if given else rgb
-            decoded_at = self._now()
+            painted = self._now()
         timings = {
             "text": encoded - started,
             "denoise": denoised - ready,
-            "decode": decoded_at - denoised,
+            "decode": painted - denoised,
         }
         rung = self._ladder.rung
         profile = self._profile | ({"memory": rung.value} if rung else {})
         exact = self._ladder.is_exact(latents)
         effort = self._meter.effort(
-            spec, prompt[0].shape[1], timings["denoise"], self._prompts.counts
+            spec, words.prompt[0].shape[1], timings["denoise"], self._prompts.counts
         )
         return Picture(
             rgb, spec.width, spec.height, timings, profile, exact, effort, self._meter.steps_s
         )
 
-    def _denoise(
-        self,
-        task: Task,
-        given: Inputs | None,
-        prompt: Embeddings,
-        negative: Embeddings | tuple[None, None],
-    ) -> torch.Tensor:
-        """Latents (1, 16, H/8, W/8) in the model's dtype."""
-        spec = task.spec
-        # Fresh: a scheduler keeps its step index, and `set_shift` would keep the old sigma_min.
-        self._pipe.scheduler = FlowMatchEulerDiscreteScheduler.from_config(
-            self._schedule, shift=spec.shift
-        )
-        start = start_of(self._pipe, spec, given, self._device)
-        self._meter.stamp()
-        latents: torch.Tensor = self._pipe(
-            prompt_embeds=prompt[0],
-            pooled_prompt_embeds=prompt[1],
-            negative_prompt_embeds=negative[0],
-            negative_pooled_prompt_embeds=negative[1],
-            latents=start.latents,
-            width=spec.width,
-            height=spec.height,
-            num_inference_steps=spec.steps,
-            sigmas=start.sigmas,
-            guidance_scale=spec.guidance_scale,
-            callback_on_step_end=self._after_step(task, start),
-            callback_on_step_end_tensor_inputs=["latents"],
-            output_type="latent",
-            return_dict=False,
-        )[0]
-        return latents
-
-    def _after_step(self, task: Task, start: Start) -> Callable[..., dict[str, Any]]:
-        steps, shower = task.spec.steps_to_run, None
-        if task.previews and task.previews.count and self._glance:
-            shower = Shower(self._glance, task.previews, steps)
-            shower.begin(start.latents)
-
-        def after_step(pipe: Any, step: int, _time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-            self._wait()  # else the host runs ahead: progress would lie and cancel come late
-            self._meter.stamp()
-            task.on_step(step + 1, steps)
-            sigmas = pipe.scheduler.sigmas
-            if shower:
-                shower.after(step + 1, tensors["latents"], sigmas, start.repaint)
-            if start.repaint:
-                tensors["latents"] = start.repaint.keep(tensors["latents"], sigmas[step + 1])
-            if shower:
-                shower.kept(tensors["latents"])
-            return tensors
-
-        return after_step
+    def _words(self, spec: RenderSpec) -> Words:
+        prompt = self._prompts.embed(spec.prompt)
+        if not spec.guidance_scale > 1:
+            return Words(prompt)
+        return Words(prompt, self._prompts.embed(spec.negative_prompt))
 
     def _decode(self, latents: torch.Tensor) -> bytes:
         return decoded(self._pipe.vae, latents)

@@ -64,7 +64,9 @@ class Meter:
     def effort(
         self, spec: RenderSpec, text_tokens: int, denoise_s: float, prompts: tuple[int, int]
     ) -> Effort:
-        flop = denoise_flop(self._mmdit, spec, text_tokens, self._skip)
+        # What a preset leaves out is decided step by step, and nobody counts it.
+        whole = spec.preset == "exact"
+        flop = denoise_flop(self._mmdit, spec, text_tokens, self._skip) if whole else 0
         rate = flop / denoise_s if flop else None
         remembered, encoded = (now - then for now, then in zip(prompts, self._counts, strict=True))
         steps_s = self.steps_s

@@ -1,39 +1,63 @@
-"""A picture on its way, seen cheaply: latents to colours by one small matrix.
+"""A picture on its way, seen cheaply: latents to colours by one small matrix, or a small decoder.
 
 The matrix is fitted once, when the model is loaded, to what its own decoder makes of patches of
-colour. Its pictures are rough and cost about a millisecond; a decoder would cost half a step. The
-tiny model's decoder is random and far from linear: its previews show that something moves, no more.
+colour. Its pictures are rough and cost about a millisecond; a whole decoder would cost half a step.
+The tiny model's decoder is random and far from linear: its previews show that something moves, no
+more. A model entry may name a small decoder instead, made for this: TAESD3.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from worker.engines.decode import levels, on_host
 from worker.engines.port import Previews
 from worker.engines.start import LATENT_PX, Repaint
 
 PATCHES = (4, 12, 32, 128)  # on a side of each picture that is fitted to
 FITTED_PX = 256
+SKETCH_PX = 512
 RIDGE = 1e-3  # a channel that the patches hardly move gets no weight, instead of a wild one
+
+
+class Look(Protocol):
+    """How latents look, about."""
+
+    def seen(self, latents: Tensor) -> Tensor:
+        """uint8 (any height, width, 3) of latents (1, 16, H/8, W/8), on their device."""
 
 
 @dataclass(slots=True, frozen=True)
 class Glance:
-    """`matrix` (17, 3): 16 channels and one more for the brightness of nothing."""
+    """`matrix` (17, 3), on the device: 16 channels and one more for the brightness of nothing."""
 
     matrix: Tensor
 
-    def rgb(self, latents: Tensor) -> tuple[bytes, int, int]:
-        """uint8 (H/8, W/8, 3), width and height, of latents (1, 16, H/8, W/8)."""
-        colours = _rows(latents.float()) @ self.matrix.to(latents.device)
-        levels = colours.mul(127.5).add(127.5).round().clamp(0, 255).to(torch.uint8)
-        height, width = latents.shape[-2:]
-        return levels.cpu().numpy().tobytes(), width, height
+    def seen(self, latents: Tensor) -> Tensor:
+        """(H/8, W/8, 3)."""
+        colours = _rows(latents.float()) @ self.matrix
+        return levels(colours.T.view(1, 3, *latents.shape[-2:]))
+
+
+@dataclass(slots=True, frozen=True)
+class Sketch:
+    """`decoder` is a diffusers AutoencoderTiny for SD3's latents."""
+
+    decoder: Any
+
+    def seen(self, latents: Tensor) -> Tensor:
+        """Halved until its longer side has at most 512 px."""
+        config = self.decoder.config
+        scaled = latents.to(self.decoder.dtype) / config.scaling_factor + config.shift_factor
+        pixels = self.decoder.decode(scaled, return_dict=False)[0].float()
+        while max(pixels.shape[-2:]) > SKETCH_PX:
+            pixels = torch.nn.functional.avg_pool2d(pixels, 2)
+        return levels(pixels)
 
 
 def fitted(vae: Any, device: torch.device) -> Glance:
@@ -46,7 +70,7 @@ def fitted(vae: Any, device: torch.device) -> Glance:
         square += rows.T @ rows / len(rows)
         product += rows.T @ seen / len(rows)
     ridge = RIDGE * len(PATCHES) * torch.diag(torch.tensor([1.0] * 16 + [0.0]))
-    return Glance(torch.linalg.solve(square + ridge, product))
+    return Glance(torch.linalg.solve(square + ridge, product).to(device))
 
 
 def _pair(vae: Any, colours: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -64,8 +88,8 @@ def _pair(vae: Any, colours: Tensor, device: torch.device) -> tuple[Tensor, Tens
 class Shower:
     """Shows some steps of one render: evenly spaced, never the last, which is the picture."""
 
-    def __init__(self, glance: Glance, previews: Previews, steps: int) -> None:
-        self._glance = glance
+    def __init__(self, look: Look, previews: Previews, steps: int) -> None:
+        self._look = look
         self._previews = previews
         parts = previews.count + 1
         at = {round(steps * part / parts) for part in range(1, parts)}
@@ -79,14 +103,20 @@ class Shower:
 
     def after(
         self, step: int, latents: Tensor, sigmas: Sequence[float], repaint: Repaint | None
-    ) -> None:
-        """`latents` after step `step`, from 1; `sigmas` of all steps and 0 at the end."""
+    ) -> Callable[[], None] | None:
+        """What shows it, to be called when the device is done with the step; None: not this one.
+
+        `latents` after step `step`, from 1; `sigmas` of all steps and 0 at the end.
+        """
         number = self._numbers.get(step)
-        if number is not None and self._before is not None:
-            clean = _foreseen(self._before, latents, sigmas[step - 1], sigmas[step])
-            if repaint:
-                clean = repaint.keep(clean, 0.0)
-            self._previews.show(number, *self._glance.rgb(clean))
+        if number is None or self._before is None:
+            return None
+        clean = _foreseen(self._before, latents, sigmas[step - 1], sigmas[step])
+        if repaint:
+            clean = repaint.keep(clean, 0.0)
+        rgb = on_host(self._look.seen(clean))
+        height, width = rgb.shape[:2]
+        return lambda: self._previews.show(number, rgb.numpy().tobytes(), width, height)
 
     def kept(self, latents: Tensor) -> None:
         """What the next step begins with."""

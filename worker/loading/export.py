@@ -1,8 +1,9 @@
-"""A model as a folder for the ONNX engine: graphs, and beside them all that stays torch's."""
+"""A model as a folder for the ONNX engine: graphs, and all that stays torch's beside them."""
 
 from __future__ import annotations
 
 import gc
+import json
 import os
 import shutil
 import tempfile
@@ -16,23 +17,29 @@ from shared.engines import ONNX_PRECISIONS
 from shared.errors import ModelError
 from shared.models import ModelEntry
 from shared.settings import Settings
+from worker.loading import manifest as sums
 from worker.loading import onnx_graphs
 from worker.loading.locate import locate
 from worker.loading.onnx_folder import (
     DECODER,
     ENCODER,
     FORMAT,
-    MANIFEST,
     TRANSFORMER,
     File,
     Manifest,
 )
-from worker.loading.parts import wanted_by
+from worker.loading.parts import ONNX_MANIFEST, files_of, wanted_by
 from worker.loading.quiet import quiet_libraries
 from worker.loading.read import DTYPES
 
 LIBRARIES = ("torch", "diffusers", "onnx", "onnxscript")
 READABLE = 0o644
+# What an exported entry says of its own weights, and what a graph cannot do.
+ITS_OWN = {
+    "revision", "aliases", "gguf_file", "profile", "placement", "compile", "attention",
+    "vae_tiling", "allow_tiling", "skip_layers", "skip_layer_start", "skip_layer_stop",
+    "skip_layer_guidance", "preset",
+}  # fmt: skip
 
 
 def export(
@@ -43,16 +50,19 @@ def export(
     precision: str,
     vae: bool = True,
     say: Callable[[str], None] = lambda line: None,
-) -> Manifest:
-    """Write `folder` for an entry with engine `onnx`; without `vae` that network stays torch's.
+) -> ModelEntry:
+    """Write `folder`, and return the entry that serves it. Without `vae` that stays torch's.
 
     `int8` is the float32 graph with its large multiplications in 8 bits. Built aside and renamed
     into place. Needs the network in host memory, twice for a moment. Raises ModelError.
     """
+    if entry.engine == "onnx":
+        raise ModelError(f"{entry.id} is served from such a folder: export the model it came from")
     if precision not in ONNX_PRECISIONS:
         raise ModelError(f"an ONNX graph is {', '.join(ONNX_PRECISIONS)}, not {precision}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ModelError(f"{folder} is in use: name a folder that is empty or does not exist")
+    serving = serving_entry(entry, folder, precision)
     quiet_libraries()
     say(f"looking for {entry.source}")
     source = locate(entry, settings)
@@ -67,9 +77,25 @@ def export(
             _vae(source, made, precision, say)
         say("hashing the graphs")
         manifest = _manifest(entry, made, precision)
-        (made / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", "utf-8")
+        (made / ONNX_MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", "utf-8")
+        (made / sums.NAME).unlink(missing_ok=True)  # of the model that was exported
+        sums.write(made, files_of(made, wanted_by(serving)))
         made.rename(folder)
-    return manifest
+    return serving
+
+
+def serving_entry(entry: ModelEntry, folder: Path, precision: str) -> ModelEntry:
+    """The entry for the exported folder: what `entry` says of orders, and of itself what a graph can."""
+    own = {
+        "id": f"{entry.id}-onnx",
+        "title": f"{entry.title or entry.id} (ONNX, {precision})",
+        "source": f"dir:{folder.resolve()}",
+        "engine": "onnx",
+        "precision": precision,
+        "t5": "off" if entry.t5 == "off" else "on",
+    }
+    kept = entry.model_dump(exclude_defaults=True, exclude=ITS_OWN)
+    return ModelEntry.model_validate({**kept, **own})
 
 
 def dtype_of(precision: str) -> str:
@@ -81,7 +107,7 @@ def _transformer(source: Path, made: Path, precision: str, say: Callable[[str], 
     from diffusers import SD3Transformer2DModel
 
     network = _network(SD3Transformer2DModel, source, "transformer", precision, say)
-    network.save_config(made / "transformer")
+    _save_config(network, made / "transformer")
     if precision != "int8":
         _timed(onnx_graphs.write_transformer, network, made / TRANSFORMER, say)
         return
@@ -97,7 +123,7 @@ def _vae(source: Path, made: Path, precision: str, say: Callable[[str], None]) -
     from diffusers import AutoencoderKL
 
     network = _network(AutoencoderKL, source, "vae", precision, say)
-    network.save_config(made / "vae")
+    _save_config(network, made / "vae")
     _timed(onnx_graphs.write_decoder, network, made / DECODER, say)
     _timed(onnx_graphs.write_encoder, network, made / ENCODER, say)
 
@@ -114,6 +140,14 @@ def _network(kind: Any, source: Path, part: str, precision: str, say: Callable[[
     except Exception as error:
         why = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ModelError(f"{source / part} cannot be loaded: {why}") from error
+
+
+def _save_config(network: Any, folder: Path) -> None:
+    """Whole, with the defaults; without the folder that it was read from."""
+    config = json.loads(network.to_json_string())
+    config.pop("_name_or_path", None)
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
 
 
 def _timed(

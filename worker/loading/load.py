@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 import threading
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping
 
-import torch
-
-from shared.errors import ModelError
-from shared.logs import event
+from shared.loras import LoraEntry
 from shared.models import ModelEntry
 from shared.settings import Settings
-from worker.engines.diffusers_sd3 import DiffusersSD3
 from worker.engines.port import Renderer
-from worker.loading import compiling
-from worker.loading.card import Card
-from worker.loading.devices import card_of, numeric_profile, pick_device, set_threads
-from worker.loading.locate import locate
+from worker.loading.devices import card_of, pick_device, set_threads
+from worker.loading.diffusers_load import load_diffusers
 from worker.loading.onnx_load import load_onnx
-from worker.loading.parts import files_of, wanted_by
-from worker.loading.place import place
-from worker.loading.prefetch import prefetch_cold
-from worker.loading.profiles import choose, on_cpu, too_large
 from worker.loading.quiet import quiet_libraries
-from worker.loading.read import read
 from worker.loading.refuse import refuse_impossible
-from worker.loading.steps import Report, step, untold
-from worker.loading.weights import Weights, counted, known
+from worker.loading.steps import Report, untold
 
-log = logging.getLogger("farm.worker")
 # Two loads at once leave meta tensors and a changed default dtype behind, for good.
 _LOADING = threading.Lock()
 
@@ -41,12 +25,13 @@ def load(
     settings: Settings,
     device: str,
     report: Report = untold,
-    placed: Callable[[str], None] | None = None,
+    placed: Callable[[str], None] = lambda _placement: None,
+    loras: Mapping[str, LoraEntry] | None = None,
 ) -> Renderer:
     """Find, read, place and warm up the model; `device` as in `pick_device`.
 
-    `placed` hears the placement, which a profile may have chosen. Render in the thread that loaded.
-    Raises ModelError.
+    `placed` hears the placement, which a profile may have chosen. `loras` are the farm's, by name:
+    each is loaded when an order first wants it. Render in the thread that loaded. Raises ModelError.
     """
     quiet_libraries()
     with _LOADING:
@@ -55,70 +40,6 @@ def load(
         refuse_impossible(entry, card)
         set_threads(settings.torch_threads, device)
         if entry.engine == "onnx":
+            placed(entry.placement)
             return load_onnx(entry, settings, device, report)
-        return _load(entry, settings, device, card, report, placed)
-
-
-def _load(
-    entry: ModelEntry,
-    settings: Settings,
-    device: str,
-    card: Card | None,
-    report: Report,
-    placed: Callable[[str], None] | None,
-) -> Renderer:
-    weights = known(entry)
-    if weights or not card:  # else its files have to be here first
-        entry = _chosen(entry, card, weights)
-    folder = locate(entry, settings, report)
-    if card and not weights:
-        weights = counted(folder)
-        entry = _chosen(entry, card, weights)
-    if placed:
-        placed(entry.placement)
-    _warm(folder, entry, settings, report)
-    pipe = _read(folder, entry, device, card, weights, report)
-    compiling.mark(pipe.transformer, entry, report)
-    engine = DiffusersSD3(pipe, entry, device, numeric_profile(entry, device))
-    with step("warmup", report):
-        engine.warm_up()
-    return engine
-
-
-def _warm(folder: Path, entry: ModelEntry, settings: Settings, report: Report) -> None:
-    if not settings.prefetch:
-        return
-    report("load", "running")
-    try:
-        read = prefetch_cold(folder, [folder / name for name in files_of(folder, wanted_by(entry))])
-    except OSError:
-        return  # loading meets the same, and says it of the model
-    if read:
-        event(log, "prefetched", bytes=read.bytes, seconds=round(read.seconds, 2))
-
-
-def _chosen(entry: ModelEntry, card: Card | None, weights: Weights | None) -> ModelEntry:
-    chosen = choose(entry, card, weights) if card and weights else on_cpu(entry)
-    if chosen.why:
-        placement, compiled = chosen.entry.placement, chosen.entry.compile
-        event(log, "profile", profile=entry.profile, placement=placement, compile=compiled, reason=chosen.why)  # fmt: skip
-    return chosen.entry
-
-
-def _read(
-    folder: Path,
-    entry: ModelEntry,
-    device: str,
-    card: Card | None,
-    weights: Weights | None,
-    report: Report,
-) -> Any:
-    """The pipeline with its weights in their place."""
-    try:
-        pipe = read(folder, entry, device, report)
-        with step("place", report):
-            place(pipe, entry, device)
-    except torch.OutOfMemoryError as error:
-        told = f"{entry.id} does not fit on {device}"
-        raise ModelError(too_large(entry, card, weights) if card and weights else told) from error
-    return pipe
+        return load_diffusers(entry, settings, device, card, report, placed, loras or {}, _LOADING)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Literal, Self
 
@@ -10,8 +9,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from shared.errors import ModelError
 from shared.models import ModelEntry
+from worker.loading.manifest import sha256_of
+from worker.loading.parts import ONNX_MANIFEST
 
-MANIFEST = "renderfarm-onnx.json"
 FORMAT = 1  # raise it when the graphs' inputs or outputs change
 TRANSFORMER = "transformer/model.onnx"
 DECODER = "vae/decoder.onnx"
@@ -26,7 +26,7 @@ class File(BaseModel):
 
     @classmethod
     def of(cls, path: Path) -> Self:
-        return cls(bytes=path.stat().st_size, sha256=_sha256(path))
+        return cls(bytes=path.stat().st_size, sha256=sha256_of(path))
 
 
 class Manifest(BaseModel):
@@ -52,16 +52,16 @@ class Manifest(BaseModel):
 def read_manifest(folder: Path) -> Manifest:
     """Raises ModelError where there is none that this version understands."""
     try:
-        manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+        manifest = Manifest.model_validate_json((folder / ONNX_MANIFEST).read_bytes())
     except FileNotFoundError:
         raise ModelError(
-            f"{folder} has no {MANIFEST}: engine onnx takes a folder that "
+            f"{folder} has no {ONNX_MANIFEST}: engine onnx takes a folder that "
             "`renderfarm models export` wrote"
         ) from None
     except (OSError, ValidationError) as error:
         why = str(error).splitlines()[0]
         raise ModelError(
-            f"{folder / MANIFEST} is damaged: {why}; export the model again"
+            f"{folder / ONNX_MANIFEST} is damaged: {why}; export the model again"
         ) from error
     if manifest.format != FORMAT:
         raise ModelError(
@@ -82,17 +82,12 @@ def check_graphs(folder: Path, manifest: Manifest, entry: ModelEntry) -> None:
             f"{entry.precision}: set its precision to {manifest.precision}, or export again"
         )
     if TRANSFORMER not in manifest.files:
-        raise ModelError(f"{folder / MANIFEST} names no {TRANSFORMER}: export the model again")
+        raise ModelError(f"{folder / ONNX_MANIFEST} names no {TRANSFORMER}: export the model again")
     for name, file in manifest.files.items():
         path = folder / name
         if not path.is_file():
             raise ModelError(f"{folder} is not complete: {name} is missing")
         if path.stat().st_size != file.bytes or (
-            path.suffix == ".onnx" and _sha256(path) != file.sha256
+            path.suffix == ".onnx" and sha256_of(path) != file.sha256
         ):
             raise ModelError(f"{path} is not the file that was exported: export the model again")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

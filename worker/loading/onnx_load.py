@@ -31,6 +31,7 @@ from worker.loading.parts import T5_PARTS, wanted_by
 from worker.loading.preflight import check
 from worker.loading.read import DTYPES
 from worker.loading.steps import Report, step
+from worker.loading.warming import warm
 
 
 def load_onnx(entry: ModelEntry, settings: Settings, device: str, report: Report) -> OnnxSD3:
@@ -44,6 +45,7 @@ def load_onnx(entry: ModelEntry, settings: Settings, device: str, report: Report
         check_graphs(folder, manifest, entry)
         wanted = wanted_by(entry)
         check(folder, wanted if manifest.has_vae else replace(wanted, bare=("transformer",)))
+    warm(folder, entry, settings, report)
     with step("load", report):
         opened = _Opener(entry, settings, device, provider, folder, DTYPES[manifest.dtype])
         pipe = _pipe(entry, folder, manifest, opened)

@@ -19,9 +19,11 @@ PARTS = (
     "vae",
     *T5_PARTS,
 )
-GRAPHS = ("transformer", "vae")  # what engine `onnx` reads as graphs, if they were exported
 _KINDS = ("json", "safetensors", "txt", "model")
 _DOUBLES = "*fp16*"
+ONNX_MANIFEST = "renderfarm-onnx.json"
+# A VAE that stayed torch's, too.
+_ONNX = (ONNX_MANIFEST, "*/*.onnx", "*/*.onnx.data", "vae/*.safetensors")
 
 
 @dataclass(slots=True, frozen=True)
@@ -54,7 +56,7 @@ class Wanted:
 def wanted_by(entry: ModelEntry) -> Wanted:
     parts = tuple(part for part in PARTS if entry.t5 != "off" or part not in T5_PARTS)
     if entry.engine == "onnx":
-        return Wanted(parts, bare=GRAPHS)
+        return Wanted(parts, bare=("transformer", "vae"), files=_ONNX)
     if entry.precision != "gguf":
         return Wanted(parts)
     named = Path(entry.gguf_file).expanduser()

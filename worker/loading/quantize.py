@@ -73,22 +73,12 @@ def store_in_fp8(transformer: Any) -> None:
     )
 
 
-def gguf_path(folder: Path, entry: ModelEntry) -> Path:
-    """In the model's folder, or wherever it is. Raises ModelError."""
-    for file in (folder / entry.gguf_file, Path(entry.gguf_file).expanduser()):
-        if file.is_file():
-            return file
-    raise ModelError(
-        f"the gguf_file {entry.gguf_file} of {entry.id} is neither in {folder} nor a path to a file"
-    )
-
-
-def read_gguf(folder: Path, entry: ModelEntry) -> Any:
+def read_gguf(folder: Path, file: Path) -> Any:
     """The transformer from one GGUF file, by its original or by diffusers' names."""
     from diffusers import GGUFQuantizationConfig, SD3Transformer2DModel
 
     return SD3Transformer2DModel.from_single_file(
-        str(gguf_path(folder, entry)),
+        str(file),
         quantization_config=GGUFQuantizationConfig(compute_dtype=torch.bfloat16),
         config=str(folder),  # without it, and the subfolder, it asks the network
         subfolder="transformer",

@@ -9,7 +9,7 @@ import torch
 
 from shared.errors import FarmError, ModelError
 from shared.models import ModelEntry
-from worker.loading.parts import T5_PARTS
+from worker.loading.parts import T5_PARTS, gguf_of
 from worker.loading.place import home
 from worker.loading.quantize import (
     prove,
@@ -90,8 +90,8 @@ def _plain(name: str, folder: Path, entry: ModelEntry, place: str, config: Any =
 def _shrunk(name: str, folder: Path, entry: ModelEntry, device: str) -> Any:
     """Quantized on the device, which is quicker, then moved to where it rests."""
     rests = home(name, entry, device)
-    if name == "transformer" and entry.precision == "gguf":
-        return read_gguf(folder, entry).to(rests)
+    if name == "transformer" and (file := gguf_of(entry, folder)):
+        return read_gguf(folder, file).to(rests)
     if name == "transformer" and entry.precision == "fp8-storage":
         network = _plain(name, folder, entry, "cpu")  # whole it may be too large for the card
         store_in_fp8(network)

@@ -48,7 +48,8 @@ def _installed(entry: ModelEntry, _card: Card | None) -> str | None:
 
 
 def _packages(entry: ModelEntry) -> dict[str, str]:
-    ao, bnb = entry.precision in ("fp8", "int8"), entry.precision == "nf4"
+    ao = entry.precision in ("fp8", "int8") and entry.engine == "diffusers"
+    bnb = entry.precision == "nf4"
     precision, t5 = f"precision {entry.precision}", f"t5 {entry.t5}"
     return {
         _TORCHAO: precision if ao else t5 if entry.t5 == "fp8" else "",

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-import struct
-from collections.abc import Iterator
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
 from shared.errors import ModelError
 from shared.models import ModelEntry
+from worker.loading.headers import shapes_of
+from worker.loading.parts import Wanted, files_of
 
 # Linears of the transformer that every quantization leaves alone: a few small ones at its two ends.
 ENDS = ("norm_out", "time_text_embed", "context_embedder", "proj_out", "pos_embed")
 # Its adaptive norms: a third of the weights, read for one token a step, and the first to suffer.
 ADALN = ("norm1", "norm1_context")
-_HEADER_LIMIT = 100_000_000  # of safetensors itself
 
 
 @dataclass(slots=True, frozen=True)
@@ -63,19 +63,18 @@ def counted(folder: Path) -> Weights:
     """From the headers of a diffusers folder's weights. Raises ModelError."""
     try:
         return _counted(folder)
-    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:  # headers.Damaged is a ValueError
         raise ModelError(f"the weights in {folder} cannot be counted: {error}") from error
 
 
 def _counted(folder: Path) -> Weights:
-    transformer = dict(_shapes(folder / "transformer"))
-    t5 = dict(_shapes(folder / "text_encoder_3"))
-    wo = _sum(t5, ("wo",))
-    linears = sum(size for name, size in t5.items() if _is_linear(name)) - wo
+    parts = _numbers(folder)
+    transformer, t5 = parts["transformer"], parts["text_encoder_3"]
+    clip = parts["text_encoder"] | {f"2.{name}": n for name, n in parts["text_encoder_2"].items()}
     config = json.loads((folder / "transformer" / "config.json").read_text("utf-8"))
-    clip = [*_shapes(folder / "text_encoder"), *_shapes(folder / "text_encoder_2")]
-    adaln = _sum(transformer, ADALN)
-    ends = _sum(transformer, ENDS)
+    adaln, ends = _sum(transformer, ADALN), _sum(transformer, ENDS)
+    wo = _sum(t5, ("wo",))
+    linears = sum(count for name, count in t5.items() if _is_linear(name)) - wo
     return Weights(
         blocks=sum(transformer.values()) - adaln - ends,
         adaln=adaln,
@@ -83,29 +82,27 @@ def _counted(folder: Path) -> Weights:
         t5=linears,
         t5_wo=wo,
         t5_rest=sum(t5.values()) - linears - wo,
-        clip=sum(size for _, size in clip),
-        vae=sum(size for _, size in _shapes(folder / "vae")),
+        clip=sum(clip.values()),
+        vae=sum(parts["vae"].values()),
         width=config["num_attention_heads"] * config["attention_head_dim"],
-        layer=max(size for _, size in [*transformer.items(), *t5.items(), *clip]),
+        layer=max([*transformer.values(), *t5.values(), *clip.values()]),
     )
 
 
-def _sum(sizes: dict[str, int], modules: tuple[str, ...]) -> int:
-    return sum(size for name, size in sizes.items() if not {*modules}.isdisjoint(name.split(".")))
+def _numbers(folder: Path) -> dict[str, dict[str, int]]:
+    """How many each tensor has, by part and name."""
+    parts: dict[str, dict[str, int]] = defaultdict(dict)
+    for name in files_of(folder, Wanted()):
+        if name.endswith(".safetensors"):
+            shapes = shapes_of(folder / name)
+            parts[name.partition("/")[0]] |= {n: math.prod(shape) for n, shape in shapes.items()}
+    return parts
+
+
+def _sum(numbers: dict[str, int], modules: tuple[str, ...]) -> int:
+    return sum(n for name, n in numbers.items() if not {*modules}.isdisjoint(name.split(".")))
 
 
 def _is_linear(name: str) -> bool:
     """Of T5: its positions are an embedding inside the attention."""
     return ".layer." in name and "relative_attention_bias" not in name and "layer_norm" not in name
-
-
-def _shapes(folder: Path) -> Iterator[tuple[str, int]]:
-    """(name, how many numbers) of every tensor in a component's shards; none without the folder."""
-    for file in sorted(folder.glob("*.safetensors")):
-        with file.open("rb") as opened:
-            (length,) = struct.unpack("<Q", opened.read(8))
-            if length > _HEADER_LIMIT:
-                raise ValueError(f"{file} is no safetensors file")
-            header = json.loads(opened.read(length))
-        header.pop("__metadata__", None)
-        yield from ((name, math.prod(tensor["shape"])) for name, tensor in header.items())
