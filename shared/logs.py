@@ -23,7 +23,6 @@ _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {
 }
 _PASSWORD = re.compile(r"(://[^/\s:@]*):[^\s/]+@")  # to the last @: clients of Redis read it so
 _KEY = re.compile(r"\brf_[A-Za-z0-9_-]{43}")  # an API key of ours, see shared/owners/keys.py
-_OWN_SHAPE = ("uvicorn", "uvicorn.error", "uvicorn.access")  # RequestLog says what the last does
 _WATCHED = ("httpx2", "httpcore2", "botocore", "boto3", "urllib3", "kombu", "celery", "asyncio")
 
 
@@ -32,11 +31,17 @@ def setup(component: str, level: str = "INFO", style: str = "json") -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_Json(component) if style == "json" else _Text(component))
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    for name in _OWN_SHAPE:  # uvicorn's command line gives them handlers before it loads the app
-        logger = logging.getLogger(name)
-        logger.handlers, logger.propagate = [], name != "uvicorn.access"
+    take_over("uvicorn", "uvicorn.error")  # its command line was there before the application
+    logging.getLogger("uvicorn.access").disabled = True  # URLs with signatures; ours has none
     for name in _WATCHED:  # their INFO is our DEBUG
         logging.getLogger(name).setLevel("DEBUG" if level == "DEBUG" else "WARNING")
+
+
+def take_over(*names: str) -> None:
+    """What these loggers write looks like all other lines, whatever handlers they came with."""
+    for name in names:
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [], True
 
 
 def event(log: logging.Logger, action: str, level: int = logging.INFO, /, **fields: Any) -> None:

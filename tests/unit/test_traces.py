@@ -35,6 +35,7 @@ from tests.waiting import wait_until
 
 CLIENT = f"00-{'4bf92f3577b34da6a3ce929d0e0e4736'}-00f067aa0ba902b7-01"
 TRACE = CLIENT.split("-")[1]
+EXTRA = ["opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http.trace_exporter"]
 ORDER = {"prompt": "a lighthouse at dusk", "size": "64x64", "steps": 4, "seed": 7}
 
 
@@ -120,9 +121,9 @@ def test_without_a_collector_nothing_is_recorded_and_a_context_goes_on() -> None
 
 
 @pytest.mark.parametrize("module", ["api.main", "worker.main", "worker.chores", "worker.keeper"])
-def test_every_part_runs_without_opentelemetry(module: str) -> None:
+def test_every_part_runs_without_the_extra(module: str) -> None:
     code = (  # hidden, since redis-py imports it by itself where it is installed
-        f"import sys; sys.modules['opentelemetry'] = None; import {module}; "
+        f"import sys; sys.modules.update(dict.fromkeys({EXTRA})); import {module}; "
         "from shared.traces import open_traces; from shared.settings import Settings; "
         "open_traces('api', Settings()).close(); print('shared.otel' in sys.modules)"
     )
@@ -131,10 +132,11 @@ def test_every_part_runs_without_opentelemetry(module: str) -> None:
     assert done.stdout.strip() == "False"
 
 
+@pytest.mark.parametrize("missing", EXTRA)
 def test_a_collector_without_the_extra_is_refused_in_words(
-    monkeypatch: pytest.MonkeyPatch,
+    missing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "opentelemetry", None)
+    monkeypatch.setitem(sys.modules, missing, None)
     monkeypatch.delitem(sys.modules, "shared.otel", raising=False)
 
     with pytest.raises(SettingsError, match=r"not installed: `pip install 'renderfarm\[traces\]'`"):

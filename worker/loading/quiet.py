@@ -8,12 +8,15 @@ import diffusers
 import transformers
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
+from shared.logs import take_over
+
 
 def quiet_libraries() -> None:
-    """From now on in this process, errors only and no progress bars."""
+    """From now on in this process, errors only, as lines of ours, and no progress bars."""
     for library in (diffusers, transformers):
         library.utils.logging.set_verbosity_error()
         library.utils.logging.disable_progress_bar()
+    take_over("torch", "diffusers", "transformers")
     disable_progress_bars()
     for name in ("bitsandbytes", "torchao"):  # a line for each layer; kernels that were not built
         logging.getLogger(name).setLevel(logging.ERROR)
