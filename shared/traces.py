@@ -26,7 +26,6 @@ class Told(TypedDict, total=False):
 
     attached: int
     attempt: int
-    bytes: int
     cached: int
     delivery: str
     error: str

@@ -257,7 +257,10 @@ class Bench:
     def _close_found(self, claim: Claim, look: Future[StoredResult | None] | None) -> None:
         result = look.result() if look else None
         closed = self._store.close(claim.render_id, claim.token, result, found=True)
-        self._ended("found" if closed else "lost", claim)
+        if closed:
+            self._ended("found", claim)
+        else:
+            self._ended("lost", claim, logging.WARNING)
 
     def _ended(self, outcome: str, claim: Claim, level: int = logging.INFO, **fields: Any) -> None:
         self._metrics.renders.labels(outcome).inc()

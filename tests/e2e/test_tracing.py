@@ -32,7 +32,7 @@ class Traced:
         )
         self.response = answer.headers["traceresponse"]
         self.job = farm.wait(answer.json()["id"])
-        wait_until(lambda: collector.named("webhook", TRACE), 30, "for the last span")
+        wait_until(lambda: len(collector.of(TRACE)) >= len(ROAD), 30, "for every part's spans")
         self.spans = collector.of(TRACE)
         ((self.webhook_headers, _),) = receiver.got
 
