@@ -2,7 +2,7 @@
 
 One multiply-add is 2 FLOP. Only matrix products and attention count; norms, activations and the
 scheduler do not, as in torch's own counter, which these formulas equal. The text encoders and the
-decoder are left out: a rate over them all would say little of the part that a render waits for.
+decoder are left out, and what LoRAs add: a rate over them all would say little of the part that a render waits for.
 """
 
 from __future__ import annotations

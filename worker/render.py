@@ -138,7 +138,8 @@ class Bench:
             self._leases.expect(None)
             self._metrics.idle_tickets.inc()
             return False
-        self._observe_idle()
+        begun = time.monotonic()
+        self._observe_claim(claim, begun)
         self._lease = lease = self._leases.hold(claim)
         try:
             with within(render_span(self._traces, claim, asked_at)):
@@ -148,6 +149,7 @@ class Bench:
         finally:
             self._lease = None
             self._idle_since = time.monotonic()
+            self._metrics.busy_seconds.inc(self._idle_since - begun)
             self._rest()
         return True
 
@@ -163,6 +165,8 @@ class Bench:
             self._health.rendered()
         gpu = self._renderer.memory()
         self._heart.idle(gpu)
+        if gpu:
+            self._metrics.holds(gpu)
         if complaint := self._health.complaint(rss_mb(), gpu):
             self._go(exits.UNWELL, complaint)
         return None
@@ -267,9 +271,11 @@ class Bench:
         current().tell(outcome=outcome)
         event(log, outcome, level, **claim.who, **fields)
 
-    def _observe_idle(self) -> None:
+    def _observe_claim(self, claim: Claim, now: float) -> None:
         if self._idle_since is not None:
-            self._metrics.idle_seconds.observe(time.monotonic() - self._idle_since)
+            self._metrics.idle_seconds.observe(now - self._idle_since)
+        if claim.attempt == 1:  # later it waited for what went wrong, too
+            self._metrics.wait_seconds.observe(max(0.0, claim.claimed_at - claim.queued_at))
 
 
 def _found(look: Future[StoredResult | None] | None, limit_s: float) -> bool:

@@ -90,7 +90,13 @@ def verified(
     account = account_of(image)
     entry = entry_of(account.spec, catalog)
     inputs = inputs_for(account.spec, given)
-    picture = _rendered(account.spec, entry, inputs, settings, device)
+    from worker.loading.load import load  # seconds of imports: only where something is rendered
+
+    try:
+        engine = load(entry, settings, device, loras=catalog.loras)
+        picture = engine.render(account.spec, _untold, (lambda: inputs) if inputs else None)
+    except FarmError as error:
+        raise Unverifiable(str(error)) from error
     return compared(account, entry, picture, image, tolerance_db)
 
 
@@ -166,18 +172,6 @@ def _plain(
         if plain.sha256 == sha256:
             return Image.open(io.BytesIO(plain.png))
     raise Unverifiable(f"the file of {option} {complaint}")
-
-
-def _rendered(
-    spec: RenderSpec, entry: ModelEntry, inputs: Inputs | None, settings: Settings, device: str
-) -> Picture:
-    from worker.loading.load import load
-
-    try:
-        engine = load(entry, settings, device)
-        return engine.render(spec, _untold, (lambda: inputs) if inputs else None)
-    except FarmError as error:
-        raise Unverifiable(str(error)) from error
 
 
 def compared(

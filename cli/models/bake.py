@@ -18,8 +18,8 @@ from shared.settings import load_settings
 def bake(model: str, folder: Path, shard: str) -> None:
     """Write a model to FOLDER as its workers hold it, and print the entry that serves it.
 
-    Its own precision, no more parts than it reads, in shards that load side by side, with a
-    manifest. The pictures are the same to the bit; yet the entry has another digest, since its
+    In its own precision (quantized already, if it is one that quantizes), no more parts than it
+    reads, in shards that load side by side, with a manifest. The pictures are the same to the bit; yet the entry has another digest, since its
     source is another, so nothing that is stored answers for it.
 
     \b
@@ -32,14 +32,16 @@ def bake(model: str, folder: Path, shard: str) -> None:
     from worker.loading.quiet import quiet_libraries
 
     quiet_libraries()
-    from worker.loading import bake as baking
+    from worker.loading.bake import as_toml
+    from worker.loading.bake import bake as baked_from
+    from worker.loading.devices import pick_device
 
-    baking.refuse(entry)
+    device = pick_device(settings.device)
     source = folder_of(entry, settings)
     with meter("write its manifest") as progress:
-        baked = baking.bake(entry, source, folder, shard=shard, progress=progress)
+        baked = baked_from(entry, source, folder, device=device, shard=shard, progress=progress)
     size_bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     click.echo(f"# {folder}: {gb(size_bytes)}. For models.toml:")
     if entry.id == NOT_IN_THE_FILE:
         baked = baked.model_copy(update={"id": folder.name})
-    click.echo(baking.as_toml(baked))
+    click.echo(as_toml(baked))

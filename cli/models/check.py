@@ -99,10 +99,8 @@ def _canary(entry: ModelEntry, settings: Settings) -> list[Fault]:
     from worker.loading.findings import Fault
     from worker.loading.load import load
 
-    try:
-        load(
-            entry, settings, settings.device
-        )  # its warm-up renders, and refuses NaN and one flat colour
+    try:  # its warm-up renders, and refuses NaN and one flat colour
+        load(entry, settings, settings.device)
     except ModelError as error:
         return [Fault("model", "canary", str(error))]
     return []

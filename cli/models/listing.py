@@ -53,7 +53,7 @@ def _on_disk(entry: ModelEntry, settings: Settings) -> OnDisk | None:
     if find_spec("huggingface_hub") is None:
         return None
     from worker.loading.locate import present
-    from worker.loading.parts import files_of, gguf_of, wanted_by
+    from worker.loading.parts import gguf_of, paths_of, wanted_by
     from worker.loading.preflight import preflight
 
     try:
@@ -63,7 +63,7 @@ def _on_disk(entry: ModelEntry, settings: Settings) -> OnDisk | None:
     if folder is None:
         return None
     wanted = wanted_by(entry)
-    size_bytes = sum((folder / name).stat().st_size for name in files_of(folder, wanted))
+    size_bytes = sum(path.stat().st_size for path in paths_of(entry, folder))
     faults = preflight(folder, wanted, gguf_of(entry, folder), shapes=False)
     return OnDisk(str(folder), size_bytes, not faults)
 

@@ -21,10 +21,10 @@ def prefetch(model: str) -> None:
     settings = load_settings()
     entry = entry_of(model, settings)
     folder = folder_of(entry, settings)
-    from worker.loading.parts import files_of, wanted_by
+    from worker.loading.parts import paths_of
     from worker.loading.prefetch import prefetch as read_all
 
-    files = [folder / name for name in files_of(folder, wanted_by(entry))]
+    files = paths_of(entry, folder)
     with meter(f"prefetch {model}") as progress:
         read = read_all(files, progress)
     click.echo(

@@ -50,7 +50,10 @@ def pull(model: str, revision: str | None, t5: str | None) -> None:
         raise NotFetched(str(error)) from error
     names = files_of(folder, wanted_by(entry))
     if not entry.source.startswith("dir:"):  # that folder is somebody else's
-        with meter("write its manifest") as progress:
-            manifest.write(folder, names, progress)
+        try:
+            with meter("write its manifest") as progress:
+                manifest.write(folder, names, progress)
+        except OSError as error:  # a cache that is mounted read-only
+            click.echo(f"renderfarm: no manifest was written: {error}", err=True)
     size_bytes = sum((folder / name).stat().st_size for name in names)
     click.echo(f"{folder}: {len(names)} files, {gb(size_bytes)}, whole")

@@ -11,7 +11,7 @@ from shared.jobs import RenderSpec
 from shared.models import ModelEntry
 from shared.settings import Settings
 from worker.loading import manifest
-from worker.loading.bake import as_toml, bake, refuse
+from worker.loading.bake import as_toml, bake
 from worker.loading.deep import look_deep
 from worker.loading.load import load
 from worker.loading.parts import wanted_by
@@ -32,7 +32,16 @@ def drawn(served, settings):
 
 
 @pytest.mark.parametrize(
-    "fields", [{"precision": "fp32"}, {"precision": "bf16"}, {"precision": "bf16", "t5": "off"}]
+    "fields",
+    [
+        {"precision": "fp32"},
+        {"precision": "bf16"},
+        {"precision": "bf16", "t5": "off"},
+        {"precision": "int8", "t5": "int8"},
+        {"precision": "bf16", "t5": "nf4"},
+        {"precision": "fp8-storage", "t5": "fp8"},
+    ],
+    ids=lambda fields: "-".join(fields.values()),
 )
 def test_a_baked_folder_draws_the_same_pictures(tiny_folder, tmp_path, fields):
     settings = Settings(model_cache_dir=tmp_path)
@@ -67,18 +76,50 @@ def test_the_entry_that_it_prints_is_one_for_the_models_file(tiny_folder, tmp_pa
     assert ModelEntry(id="m.1", **table) == served
 
 
+def test_what_is_packed_is_smaller_and_not_packed_twice(tiny_folder, tmp_path, monkeypatch):
+    served = entry(tiny_folder, precision="int8", t5="nf4")
+
+    baked = bake(served, tiny_folder, tmp_path / "baked")
+
+    for part, share in (("transformer", 0.6), ("text_encoder_3", 0.35)):
+        assert size_bytes(tmp_path / "baked" / part) < share * size_bytes(tiny_folder / part)
+    for maker in ("transformer_config", "t5_config"):
+        monkeypatch.setattr(f"worker.loading.read.{maker}", lambda _: pytest.fail("packed again"))
+    assert drawn(baked, Settings(model_cache_dir=tmp_path))
+
+
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"precision": "gguf", "gguf_file": "m.gguf"}, "already in its final form"),
-        ({"precision": "nf4"}, "a nf4 transformer is not saved"),
-        ({"precision": "fp8"}, "a fp8 transformer is not saved"),
-        ({"t5": "int8"}, "a T5 in int8 is not saved"),
+        ({"precision": "bf16", "t5": "nf4"}, "transformer in .* must say precision = 'int8'"),
+        ({"precision": "int8"}, "text_encoder_3 in .* must say t5 = 'nf4'"),
     ],
 )
-def test_what_no_folder_can_hold_is_refused_in_words(fields, says):
+def test_a_packed_folder_is_served_by_no_entry_that_says_otherwise(
+    tiny_folder, tmp_path, fields, says
+):
+    bake(entry(tiny_folder, precision="int8", t5="nf4"), tiny_folder, tmp_path / "baked")
+
     with pytest.raises(ModelError, match=says):
-        refuse(entry("anywhere", **fields))
+        load(entry(tmp_path / "baked", **fields), Settings(), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"precision": "gguf", "gguf_file": "m.gguf"}, "in its final form already"),
+        ({"engine": "onnx"}, "an ONNX export, which is in its final form already"),
+        ({"precision": "nf4"}, "cannot be served here"),
+        ({"precision": "fp8"}, "cannot be served here"),
+    ],
+)
+def test_what_cannot_be_packed_here_is_refused_in_words(tiny_folder, tmp_path, fields, says):
+    with pytest.raises(ModelError, match=says):
+        bake(entry(tiny_folder, **fields), tiny_folder, tmp_path / "baked")
+
+
+def size_bytes(folder):
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
 
 def test_a_folder_that_holds_something_is_left_alone(tiny_folder, tmp_path):
@@ -90,13 +131,18 @@ def test_a_folder_that_holds_something_is_left_alone(tiny_folder, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+def test_a_size_of_shards_that_means_nothing_is_one_sentence(tiny_folder, tmp_path):
+    with pytest.raises(ModelError, match="cannot be written: "):
+        bake(entry(tiny_folder), tiny_folder, tmp_path / "baked", shard="many")
+
+
 def test_a_bake_that_fails_leaves_nothing_behind(tiny_folder, tmp_path, monkeypatch):
     def fails(*_):
         raise OSError("the disk is full")
 
     monkeypatch.setattr(manifest, "write", fails)
 
-    with pytest.raises(OSError, match="full"):
+    with pytest.raises(ModelError, match="baked cannot be written: the disk is full"):
         bake(entry(tiny_folder), tiny_folder, tmp_path / "baked")
 
     assert list(tmp_path.iterdir()) == []

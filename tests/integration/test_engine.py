@@ -286,7 +286,16 @@ def test_damaged_weights_are_one_clear_fault(tmp_path):
     weights = folder / "vae" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
 
-    with pytest.raises(ModelError, match="cannot be served: vae/"):
+    with pytest.raises(ModelError, match=r"vae/diffusion_pytorch_model\.safetensors is cut short"):
+        load(ENTRY, Settings(model_cache_dir=tmp_path), "cpu")
+
+
+def test_what_only_loading_can_tell_is_one_clear_fault_too(tmp_path):
+    folder = locate(ENTRY, Settings(model_cache_dir=tmp_path))
+    config = folder / "scheduler" / "scheduler_config.json"
+    config.write_text(config.read_text().replace("1000", '"many"'))
+
+    with pytest.raises(ModelError, match=r"m cannot be loaded from .*: TypeError"):
         load(ENTRY, Settings(model_cache_dir=tmp_path), "cpu")
 
 

@@ -151,7 +151,7 @@ def test_too_little_memory_while_placing_says_what_to_change(
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(loading, "place", full)
+    monkeypatch.setattr("worker.loading.diffusers_load.place", full)
     monkeypatch.setattr(loading, "card_of", lambda device: CARD)
     told: list[tuple[str, str]] = []
 

@@ -113,11 +113,14 @@ def test_a_process_that_dies_is_a_row_with_its_last_words(
     broken.chmod(0o755)
     monkeypatch.setattr(running.sys, "executable", str(broken))
 
-    rows = list(running.measured(plan(sides_px=(512,)), tmp_path, 60.0, lambda text: None))
+    said: list[str] = []
+
+    rows = list(running.measured(plan(sides_px=(512,)), tmp_path, 60.0, said.append))
 
     told = {row["error"] for row in rows}
     assert told == {"its process ended with code 1: the card fell off the bus"}
     assert len(rows) == 1 + 3 * 2  # the ceilings, and each variant without its weights
+    assert len(said) == 1 + 2, "a variant without its weights is not begun"
 
 
 def test_when_the_time_is_over_nothing_more_begins(tmp_path: Path) -> None:

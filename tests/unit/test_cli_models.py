@@ -260,7 +260,7 @@ def test_bake_refuses_in_one_line_what_it_cannot_save(run, farm, model):
     done = run("bake", "g", farm / "baked")
 
     assert done.exit_code == 1
-    assert done.output.startswith("renderfarm: g: a nf4 transformer is not saved")
+    assert done.output.startswith("renderfarm: g cannot be served here: ")
 
 
 def test_where_no_terminal_is_progress_is_a_line_now_and_then(capsys):

@@ -16,7 +16,15 @@ LEVELS = {"DEBUG", "INFO", "WARNING", "ERROR"}
 CHOSEN = {
     "worker/fail.py": {"failed", "retrying", "lost"},
     "worker/duty.py": {"draining", "quarantined"},
-    "worker/render.py": set(),  # `_ended`, whose callers name it
+    "worker/render.py": set(),
+    "worker/chores.py": set(),
+}
+# What logs an event: (the argument that is its action, the one that is its level).
+LOGGING = {
+    "event": (1, 2),
+    "logs.event": (1, 2),
+    "self._ended": (0, 2),  # worker/render.py
+    "self._note": (0, 1),  # worker/chores.py
 }
 
 
@@ -26,13 +34,8 @@ def calls() -> Iterator[tuple[str, ast.expr, str]]:
         for file in sorted((ROOT / package).rglob("*.py")):
             name = file.relative_to(ROOT).as_posix()
             for node in ast.walk(ast.parse(file.read_text("utf-8"))):
-                if not isinstance(node, ast.Call):
-                    continue
-                called = ast.unparse(node.func)
-                if called in ("event", "logs.event") and len(node.args) >= 2:
-                    yield name, node.args[1], level(node.args[2:])
-                elif called == "self._ended":
-                    yield name, node.args[0], level(node.args[2:])
+                if isinstance(node, ast.Call) and (at := LOGGING.get(ast.unparse(node.func))):
+                    yield name, node.args[at[0]], level(node.args[at[1] :])
 
 
 def level(given: list[ast.expr]) -> str:

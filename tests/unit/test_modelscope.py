@@ -100,7 +100,7 @@ def test_a_download_that_is_cut_goes_on_where_it_ended(service, settings, model)
 def test_a_download_that_was_given_up_goes_on_in_the_next_process(service, settings, monkeypatch):
     monkeypatch.setattr(modelscope, "ATTEMPTS", 1)
     service.cut = {VAE: 10_000}
-    with pytest.raises(ModelUnavailable):
+    with pytest.raises(ModelUnavailable, match="broke off 1 times: try again"):
         locate(entry(), settings)
 
     told = []

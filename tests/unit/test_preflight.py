@@ -9,8 +9,9 @@ import struct
 import numpy as np
 import pytest
 
+from shared.models import ModelEntry
 from worker.loading.headers import Damaged, shapes_of
-from worker.loading.parts import Wanted
+from worker.loading.parts import Wanted, paths_of
 from worker.loading.preflight import preflight
 
 CLIP = "text_encoder/model.safetensors"
@@ -320,3 +321,13 @@ def test_a_gguf_file_that_cannot_be_read_is_named(model, gguf, damage, says):
     (fault,) = bare(model, gguf)
 
     assert says in fault.message
+
+
+def test_the_gguf_file_of_an_entry_is_among_what_it_reads(model, gguf):
+    entry = ModelEntry(id="m", source="tiny:", precision="gguf", gguf_file=str(gguf))
+
+    paths = paths_of(entry, model)
+
+    assert gguf in paths
+    assert model / TRANSFORMER not in paths
+    assert model / "transformer" / "config.json" in paths

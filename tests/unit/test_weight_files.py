@@ -143,11 +143,11 @@ def test_what_is_warm_is_not_read_again(large):
 
 
 def test_of_two_workers_one_reads_and_the_other_waits(large, monkeypatch):
-    begun, go_on = threading.Event(), threading.Event()
+    begun, go_on, second = threading.Event(), threading.Event(), threading.Event()
     whole = prefetch.prefetch
 
     def slow(files):
-        begun.set()
+        (second if begun.is_set() else begun).set()
         assert go_on.wait(20)
         return whole(files)
 
@@ -160,10 +160,12 @@ def test_of_two_workers_one_reads_and_the_other_waits(large, monkeypatch):
     workers[0].start()
     assert begun.wait(20)
     workers[1].start()
+    at_once = second.wait(0.3)
     go_on.set()
     for worker in workers:
         worker.join(20)
 
+    assert not at_once
     assert sorted(read is None for read in reads) == [False, True]
 
 

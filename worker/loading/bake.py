@@ -6,14 +6,17 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from shared.errors import ModelError
 from shared.models import ModelEntry
 from worker.loading import manifest
-from worker.loading.parts import PARTS, files_of, wanted_by
+from worker.loading.devices import card_of
+from worker.loading.parts import files_of, wanted_by
 from worker.loading.preflight import check
 from worker.loading.progress import Progress, unseen
-from worker.loading.read import PLAIN, read
+from worker.loading.read import read
+from worker.loading.refuse import refuse_impossible
 from worker.loading.steps import untold
 
 SHARD = "2GB"
@@ -21,51 +24,47 @@ SHARD = "2GB"
 _COPIED = ("scheduler", "tokenizer", "tokenizer_2", "tokenizer_3")
 
 
-def refuse(entry: ModelEntry) -> None:
-    """Raises ModelError for an entry whose weights no folder can hold as they are served."""
-    way_out = "bake it with precision bf16 and t5 on; the served entry quantizes what it loads"
-    if entry.precision == "gguf":
-        raise ModelError(
-            f"{entry.id} is served from a GGUF file, which is already in its final form"
-        )
-    if entry.precision not in PLAIN:
-        raise ModelError(f"{entry.id}: a {entry.precision} transformer is not saved; {way_out}")
-    if entry.t5 not in ("on", "off"):
-        raise ModelError(f"{entry.id}: a T5 in {entry.t5} is not saved; {way_out}")
-
-
 def bake(
     entry: ModelEntry,
     source: Path,
     folder: Path,
     *,
+    device: str = "cpu",
     shard: str = SHARD,
     progress: Progress = unseen,
 ) -> ModelEntry:
     """Write `folder` from the located `source`, and return the entry that serves it.
 
-    Made aside and renamed into place. Raises ModelError; one for a folder that is not empty.
+    Made aside and renamed into place. `device`, one of `pick_device`'s, quantizes. Raises
+    ModelError: for what cannot be quantized or saved, and for a folder that is not empty.
     """
-    refuse(entry)
+    if entry.precision == "gguf" or entry.engine == "onnx":
+        kind = "a GGUF file" if entry.precision == "gguf" else "an ONNX export"
+        raise ModelError(f"{entry.id} is served from {kind}, which is in its final form already")
+    resident = entry.model_copy(update={"placement": "gpu", "profile": None, "compile": "off"})
+    refuse_impossible(resident, card_of(device))
     if folder.exists() and any(folder.iterdir()):
         raise ModelError(f"{folder} is not empty")
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    pipe = read(source, resident, device, untold)
     wanted = wanted_by(entry)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".baking-") as aside:
-        made = Path(aside) / "model"
-        _save(entry, source, made, shard)
-        check(made, wanted)
-        manifest.write(made, files_of(made, wanted), progress)
-        made.replace(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".baking-") as aside:
+            made = Path(aside) / "model"
+            _save(pipe, source, made, shard)
+            check(made, wanted)
+            manifest.write(made, files_of(made, wanted), progress)
+            made.replace(folder)
+    except (OSError, ValueError) as error:  # no room; a size of shards that means nothing
+        raise ModelError(f"{folder} cannot be written: {error}") from error
     baked = {"source": f"dir:{folder.resolve()}", "revision": ""}
     return entry.model_copy(update=baked)
 
 
-def _save(entry: ModelEntry, source: Path, made: Path, shard: str) -> None:
-    pipe = read(source, entry, "cpu", untold)
+def _save(pipe: Any, source: Path, made: Path, shard: str) -> None:
     pipe.save_pretrained(made, safe_serialization=True, max_shard_size=shard)
     for part in _COPIED:
-        if part in PARTS and (made / part).is_dir():
+        if (made / part).is_dir():
             shutil.rmtree(made / part)
             shutil.copytree(source / part, made / part, symlinks=False)
 

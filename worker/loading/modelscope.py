@@ -67,6 +67,9 @@ def download(
             _fetch(client, repo, revision or MAIN_BRANCH, wanted, folder, progress)
     except httpx2.HTTPStatusError as error:
         raise ModelUnavailable(redact(_refusal(error, page, revision))) from error
+    except httpx2.RemoteProtocolError as error:
+        why = f"{page} broke off {ATTEMPTS} times: try again, what has arrived is kept"
+        raise ModelUnavailable(redact(why)) from error
     except httpx2.TransportError as error:
         why = f"no network: {page} cannot be reached, and there is no whole copy on this machine"
         raise ModelUnavailable(redact(why)) from error

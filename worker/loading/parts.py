@@ -72,6 +72,13 @@ def gguf_of(entry: ModelEntry, folder: Path) -> Path | None:
     return inside if inside.is_file() else Path(entry.gguf_file).expanduser()
 
 
+def paths_of(entry: ModelEntry, folder: Path) -> list[Path]:
+    """All files that an entry reads, its GGUF file too wherever it lies."""
+    paths = [folder / name for name in files_of(folder, wanted_by(entry))]
+    gguf = gguf_of(entry, folder)
+    return [*paths, gguf] if gguf and gguf.is_file() and gguf not in paths else paths
+
+
 def files_of(folder: Path, wanted: Wanted) -> list[str]:
     """The names of the files in the folder that an entry reads."""
     files = (file for file in folder.rglob("*") if file.is_file())

@@ -6,6 +6,7 @@ the card (NF4, and GGUF files, which were quantized by others).
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,27 @@ def t5_config(entry: ModelEntry) -> Any | None:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_compute_dtype=torch.float16 if half else torch.bfloat16,
     )
+
+
+def packed(folder: Path, part: str) -> str | None:
+    """What a baked folder holds the part in already: `fp8`, `int8` or `nf4`; None: plain weights."""
+    config = json.loads((folder / part / "config.json").read_text("utf-8"))
+    saved = config.get("quantization_config")
+    if not saved:
+        return None
+    if saved.get("quant_method") == "bitsandbytes":
+        return "int8" if saved.get("load_in_8bit") else "nf4"
+    return "fp8" if "Float8" in json.dumps(saved) else "int8"
+
+
+def refuse_other_packing(folder: Path, part: str, entry: ModelEntry) -> None:
+    """Raise ModelError where the part is packed, and not as the entry says: it would be served so."""
+    kind = packed(folder, part)
+    field = {"transformer": "precision", "text_encoder_3": "t5"}.get(part, "")
+    if kind and kind != getattr(entry, field, None):
+        raise ModelError(
+            f"{part} in {folder} is packed in {kind}: {entry.id} must say {field} = {kind!r}"
+        )
 
 
 def store_in_fp8(transformer: Any) -> None:

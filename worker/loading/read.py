@@ -12,8 +12,10 @@ from shared.models import ModelEntry
 from worker.loading.parts import T5_PARTS, gguf_of
 from worker.loading.place import home
 from worker.loading.quantize import (
+    packed,
     prove,
     read_gguf,
+    refuse_other_packing,
     store_in_fp8,
     t5_config,
     transformer_config,
@@ -35,6 +37,8 @@ def read(folder: Path, entry: ModelEntry, device: str, report: Report) -> Any:
         "text_encoder_3": entry.t5 not in ("on", "off"),
     }
     try:
+        for name in _networks(entry):
+            refuse_other_packing(folder, name, entry)
         with step("load", report):
             networks = {
                 name: _plain(name, folder, entry, home(name, entry, device))
@@ -96,7 +100,9 @@ def _shrunk(name: str, folder: Path, entry: ModelEntry, device: str) -> Any:
         network = _plain(name, folder, entry, "cpu")  # whole it may be too large for the card
         store_in_fp8(network)
         return network.to(rests)
-    config = transformer_config(entry) if name == "transformer" else t5_config(entry)
+    config = None  # of what a baked folder holds packed, it says so itself
+    if packed(folder, name) is None:
+        config = transformer_config(entry) if name == "transformer" else t5_config(entry)
     return _plain(name, folder, entry, device, config).to(rests)
 
 

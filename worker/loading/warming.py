@@ -8,7 +8,7 @@ from pathlib import Path
 from shared.logs import event
 from shared.models import ModelEntry
 from shared.settings import Settings
-from worker.loading.parts import files_of, wanted_by
+from worker.loading.parts import paths_of
 from worker.loading.prefetch import prefetch_cold
 from worker.loading.steps import Report
 
@@ -20,7 +20,7 @@ def warm(folder: Path, entry: ModelEntry, settings: Settings, report: Report) ->
         return
     report("load", "running")
     try:
-        read = prefetch_cold(folder, [folder / name for name in files_of(folder, wanted_by(entry))])
+        read = prefetch_cold(folder, paths_of(entry, folder))
     except OSError:
         return  # loading meets the same, and says it of the model
     if read:
