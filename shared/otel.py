@@ -53,7 +53,7 @@ class OtlpTraces:
     @staticmethod
     def of(component: str, settings: Settings, instance: str) -> OtlpTraces:
         """Connects to nothing: the first batch does. Raises SettingsError."""
-        logging.getLogger("opentelemetry").setLevel("CRITICAL")  # `_Noted` says it, once
+        logging.getLogger("opentelemetry.exporter").setLevel("CRITICAL")  # `_Noted` says it, once
         exporter = OTLPSpanExporter(
             f"{(settings.otlp_endpoint or '').rstrip('/')}{PATH}",
             headers=_headers(settings),

@@ -37,4 +37,5 @@ def _past(
 
 
 def _name(span: Span, claim: Claim) -> None:
-    span.tell(render=claim.render_id, worker=claim.worker, attempt=claim.attempt, job=claim.jobs[0])
+    span.tell(render=claim.render_id, worker=claim.worker, attempt=claim.attempt)
+    span.tell(job=",".join(claim.jobs))

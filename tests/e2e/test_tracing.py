@@ -55,7 +55,11 @@ class Ran:
 def ran(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Ran:
     with ExitStack() as until_gone, receiving() as receiver:
         collector = until_gone.enter_context(collecting())
-        env = {"FARM_OTLP_ENDPOINT": collector.url, "FARM_WEBHOOK_ALLOW_HOSTS": "127.0.0.1"}
+        env = {
+            "FARM_OTLP_ENDPOINT": collector.url,
+            "FARM_WEBHOOK_ALLOW_HOSTS": "127.0.0.1",
+            "FARM_API_DRAIN_S": "0.1",
+        }
         with RunningFarm(tmp_path_factory.mktemp("traced"), models, **env) as farm:
             traced = Traced(farm, collector, receiver)
             until_gone.close()
