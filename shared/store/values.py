@@ -6,7 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from shared.jobs import Failure, Job, JobImage, Record, RenderSpec, StoredResult, Verdict
+from shared.jobs import (
+    Failure,
+    Job,
+    JobImage,
+    Record,
+    RenderSpec,
+    StoredResult,
+    TraceContext,
+    Verdict,
+)
 
 WEIGHTS = {"high": 4.0, "normal": 1.0, "low": 0.25}
 Hold = Literal["held", "cancel", "lost"]
@@ -119,6 +128,7 @@ class Claim:
     claimed_at: float
     against: StoredResult | None = None  # compare with this, and store nothing
     previews: int = 0  # how many half-made pictures somebody ordered
+    traces: tuple[TraceContext, ...] = ()  # those of its jobs, the oldest job's first
 
     @property
     def who(self) -> dict[str, str | int]:
