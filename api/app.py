@@ -45,9 +45,9 @@ from api.routes import (
 )  # fmt: skip
 from api.routes import results as result_routes
 from api.watch import Watch
+from shared.catalog import Catalog
 from shared.errors import FarmError
 from shared.metrics import ApiMetrics, StoreCollector
-from shared.models import Catalog
 from shared.owners import Office, office_in_memory
 from shared.results.port import ResultStore
 from shared.settings import Settings

@@ -18,6 +18,7 @@ from celery.exceptions import SecurityWarning
 from prometheus_client import CollectorRegistry, start_http_server
 from ulid import ULID
 
+from shared.catalog import load_catalog
 from shared.errors import DeviceFault, FarmError
 from shared.fingerprint import pure
 from shared.images import PictureInfo
@@ -25,7 +26,7 @@ from shared.keys import queue_name
 from shared.logs import event, setup
 from shared.loras import LoraEntry
 from shared.metrics import WorkerMetrics
-from shared.models import ModelEntry, load_catalog
+from shared.models import ModelEntry
 from shared.results import open_results
 from shared.results.inputs import Inputs
 from shared.settings import Settings, load_settings

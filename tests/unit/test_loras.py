@@ -9,8 +9,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cli.main import main
+from shared.catalog import load_catalog
 from shared.errors import ModelError
-from shared.models import ModelEntry, load_catalog
+from shared.models import ModelEntry
 from tests.adapters import sha256_of, train
 from worker.loading import tiny
 

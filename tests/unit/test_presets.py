@@ -6,9 +6,10 @@ from typing import get_args
 
 import pytest
 
+from shared.catalog import load_catalog
 from shared.errors import InvalidOrder
 from shared.fingerprint import canonical, fingerprint
-from shared.models import Preset, load_catalog
+from shared.models import Preset
 from shared.presets import RECIPES, check, recipe_of, share_of_passes
 from tests.orders import spec
 
