@@ -70,6 +70,7 @@ fmt: .venv/.dev  ## format, mend what can be mended, renew README's settings
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/python -m tests.readme
+	$(BIN)/python -m tests.metrics
 
 constraints:  ## pin the newest versions that fit together; needs uv
 	@command -v uv >/dev/null || { echo "make constraints needs uv: docs.astral.sh/uv"; exit 1; }

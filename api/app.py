@@ -23,6 +23,7 @@ from api.keyring import KeyRing
 from api.live import Deaf, Live
 from api.middleware import BodyLimit, RequestLog
 from api.openapi import complete
+from api.promises import Promises
 from api.reference import add_reference
 from api.routes import (
     admin,
@@ -47,7 +48,7 @@ from api.routes import results as result_routes
 from api.watch import Watch
 from shared.catalog import Catalog
 from shared.errors import FarmError
-from shared.metrics import ApiMetrics, StoreCollector
+from shared.metrics import ApiMetrics, CallMetrics, StoreCollector, counted, page
 from shared.owners import Office, office_in_memory
 from shared.results.port import ResultStore
 from shared.settings import Settings
@@ -83,9 +84,13 @@ def create_app(
     `open_live`: where those who wait hear of their jobs; without it they only ask the store.
     Without an `office` the only keys are those of the settings.
     """
-    registry = registry or CollectorRegistry()
+    registry, farm_wide = registry or CollectorRegistry(), CollectorRegistry()
     office = office or office_in_memory()
-    registry.register(StoreCollector(store))
+    calls, metrics = CallMetrics(registry), ApiMetrics(registry)
+    store, results = counted(store, "jobs", calls), counted(results, "results", calls)
+    store_faults = remembered(store.faults, STORE_CHECK_S)
+    pools = [entry.pool for entry in catalog.entries.values()]
+    farm_wide.register(StoreCollector(store, pools, store_faults))
     app = FastAPI(
         title="renderfarm",
         version=_version(),
@@ -104,22 +109,22 @@ def create_app(
         keys=KeyRing(settings, office.keys),
         audit=Audit(office.audit),
         signer=Signer(settings, store),
-        registry=registry,
-        metrics=ApiMetrics(registry),
+        metrics=metrics,
+        metrics_page=lambda: page(registry, farm_wide),
+        promises=Promises(metrics.eta_error.observe),
         version=app.version,
         storage_answers=remembered(lambda: answers(results.check), STORAGE_CHECK_S),
-        store_faults=remembered(store.faults, STORE_CHECK_S),
+        store_faults=store_faults,
         drain=Drain(settings.api_drain_s),
         workers=remembered(store.workers, WORKERS_S),
-        watch=Watch(store, open_live),
+        watch=Watch(store, open_live, metrics.waiting.track_inprogress),
     )
-    app.state.farm.metrics.waiting.set_function(lambda: app.state.farm.watch.watchers)
     _add_routes(app)
     for kind in (HTTPException, RequestValidationError, FarmError, Problem):
         app.add_exception_handler(kind, _answer)
     app.add_middleware(BodyLimit, limit_bytes=settings.max_body_mb * 2**20)
     https = (settings.public_url or "").startswith("https://")
-    app.add_middleware(RequestLog, metrics=app.state.farm.metrics, https=https)
+    app.add_middleware(RequestLog, metrics=metrics, https=https)
     app.add_middleware(LastAnswer, drain=app.state.farm.drain)  # the last is the outermost
     return app
 

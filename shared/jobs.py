@@ -6,6 +6,7 @@ share the render. A job's status is never stored: it is read off its renders (`j
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, ClassVar, Literal
 
@@ -186,6 +187,11 @@ class StoredResult(Passed):
     exact: bool = True
     effort: Effort | None = None
     stored_at: float  # unix seconds
+
+
+def device_seconds(timings_s: Mapping[str, float]) -> float:
+    """The phases of a render for which the device is taken."""
+    return sum(timings_s.get(phase, 0.0) for phase in ("text", "denoise", "decode"))
 
 
 class Verdict(Passed):

@@ -228,9 +228,15 @@ class Settings(BaseModel):
         "Written every second by a worker that is well, with its state, and by chores that go round; for container probes",
     )
     worker_metrics_port: int | None = knob(
-        None, "Serve this worker's Prometheus metrics on this port", ge=0, le=65535
+        None,
+        "Serve this worker's Prometheus metrics on this port; `renderfarm up` gives its workers this and the next ones, or free ones",
+        ge=1,
+        le=65535,
     )
-    worker_metrics_host: str = knob("127.0.0.1", "Address that port binds")
+    chores_metrics_port: int | None = knob(
+        None, "The same of the chores; `renderfarm up` gives them a free one", ge=1, le=65535
+    )
+    worker_metrics_host: str = knob("127.0.0.1", "Address that both of these ports bind")
 
     # all
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = knob(
@@ -276,6 +282,12 @@ def load_settings(environ: Mapping[str, str] = os.environ) -> Settings:
             f"{variable(str(e['loc'][0]))}: {e['msg']}" for e in error.errors(include_input=False)
         )
         raise SettingsError("; ".join(faults)) from None
+
+
+def shared_metrics_dir(environ: Mapping[str, str] = os.environ) -> Path | None:
+    """Where API processes that share a port keep their counts; the variable is prometheus_client's."""
+    folder = environ.get("PROMETHEUS_MULTIPROC_DIR")
+    return Path(folder) if folder else None
 
 
 def variable(field: str) -> str:

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from shared.errors import FarmError, ResultGone, ResultsUnavailable
 from shared.images import PictureInfo, encode_png
-from shared.jobs import Failure, StoredResult, Verdict
+from shared.jobs import Failure, StoredResult, Verdict, device_seconds
 from shared.logs import event
 from shared.metrics import WorkerMetrics
 from shared.results.port import ResultStore
@@ -184,14 +184,14 @@ class Keep:
     def _close(
         self, claim: Claim, outcome: StoredResult | Verdict, timings: dict[str, float]
     ) -> None:
-        device_s = sum(outcome.timings_s.get(p, 0.0) for p in ("text", "denoise", "decode"))
+        device_s = device_seconds(outcome.timings_s)
         if not self._store.close(claim.render_id, claim.token, outcome, device_s=device_s):
             event(log, "lost", logging.WARNING, **claim.who, state="storing")
             self._metrics.renders.labels("lost").inc()
             if isinstance(outcome, StoredResult):
                 self._discard(outcome)
             return
-        self._metrics.renders.labels("succeeded").inc()
+        self._metrics.made(claim)
         for phase, seconds in timings.items():
             self._metrics.phase_seconds.labels(phase).observe(seconds)
         told = {f"{phase}_s": round(seconds, 4) for phase, seconds in timings.items()}

@@ -134,7 +134,8 @@ class Bench:
             self._leases.expect(None)
             self._metrics.idle_tickets.inc()
             return False
-        self._observe_idle()
+        begun = time.monotonic()
+        self._observe_claim(claim, begun)
         self._lease = lease = self._leases.hold(claim)
         event(log, "claimed", **claim.who, waited_s=_ms(claim.claimed_at - claim.queued_at))
         self._heart.busy(claim.render_id)
@@ -143,6 +144,7 @@ class Bench:
         finally:
             self._lease = None
             self._idle_since = time.monotonic()
+            self._metrics.busy_seconds.inc(self._idle_since - begun)
             self._rest()
         return True
 
@@ -158,6 +160,8 @@ class Bench:
             self._health.rendered()
         gpu = self._renderer.memory()
         self._heart.idle(gpu)
+        if gpu:
+            self._metrics.holds(gpu)
         if complaint := self._health.complaint(rss_mb(), gpu):
             self._go(exits.UNWELL, complaint)
         return None
@@ -255,9 +259,11 @@ class Bench:
         self._metrics.renders.labels(outcome).inc()
         event(log, outcome, level, **claim.who, **fields)
 
-    def _observe_idle(self) -> None:
+    def _observe_claim(self, claim: Claim, now: float) -> None:
         if self._idle_since is not None:
-            self._metrics.idle_seconds.observe(time.monotonic() - self._idle_since)
+            self._metrics.idle_seconds.observe(now - self._idle_since)
+        if claim.attempt == 1:  # later it waited for what went wrong, too
+            self._metrics.wait_seconds.observe(max(0.0, claim.claimed_at - claim.queued_at))
 
 
 def _found(look: Future[StoredResult | None] | None, limit_s: float) -> bool:

@@ -11,12 +11,14 @@ import time
 from collections.abc import Callable
 from threading import Condition, Thread
 
+from prometheus_client import CollectorRegistry
 from ulid import ULID
 
 from shared.errors import FarmError, JobNotFound, OutboundFailed, StoreUnavailable, UrlNotAllowed
 from shared.jobs import Job, Webhook
 from shared.links import Links
 from shared.logs import event
+from shared.metrics import ChoresMetrics
 from shared.outbound import Outbound, trust
 from shared.settings import Settings
 from shared.signing import Signer
@@ -43,9 +45,11 @@ class Courier:
         retention_s: float,
         *,
         lease_s: float = LEASE_S,
+        metrics: ChoresMetrics | None = None,
     ) -> None:
         """`links`: those of the farm, from how a client spells its URL; times in seconds."""
         self._lease_s = lease_s
+        self._metrics = metrics or ChoresMetrics(CollectorRegistry())
         self._store = store
         self._outbound = outbound
         self._links = links
@@ -56,14 +60,21 @@ class Courier:
         self._dispatcher = Thread(target=self._dispatch, name="webhooks", daemon=True)
 
     @staticmethod
-    def of(settings: Settings, store: JobStore, *, lease_s: float = LEASE_S) -> Courier:
+    def of(
+        settings: Settings,
+        store: JobStore,
+        *,
+        lease_s: float = LEASE_S,
+        metrics: ChoresMetrics | None = None,
+    ) -> Courier:
         """Raises SettingsError."""
         signer = Signer(settings, store)
         outbound = Outbound(trusted_hosts(settings), trust(settings.webhook_ca_file))
         retention_s = settings.job_retention_s
         return Courier(
-            store, outbound, lambda base: Links(base, signer), retention_s, lease_s=lease_s
-        )
+            store, outbound, lambda base: Links(base, signer), retention_s, lease_s=lease_s,
+            metrics=metrics,
+        )  # fmt: skip
 
     def start(self) -> None:
         self._dispatcher.start()
@@ -111,7 +122,8 @@ class Courier:
 
     def _carry(self, delivery: Delivery) -> None:
         try:
-            self.deliver(delivery)
+            with self._metrics.webhooks_flying.track_inprogress():
+                self.deliver(delivery)
         except JobNotFound:
             pass  # the store drops what belongs to no job
         except StoreUnavailable as error:  # its lease ends, and it is tried again
@@ -143,7 +155,8 @@ class Courier:
         if webhook is None or body is None:
             return None
         started = time.monotonic()
-        status, error = self._post(webhook.url, delivery, body)
+        with self._metrics.webhook_seconds.time():
+            status, error = self._post(webhook.url, delivery, body)
         return Attempt(status=status, error=error, ms=round((time.monotonic() - started) * 1000))
 
     def _body(self, job: Job, webhook: Webhook, delivery: Delivery) -> str | None:

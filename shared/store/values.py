@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from shared.jobs import Failure, Job, JobImage, Record, RenderSpec, StoredResult, Verdict
@@ -223,6 +223,7 @@ class Gpu(Record):
     memory_used_mb: int
     memory_peak_mb: int
     memory_total_mb: int
+    memory_reserved_mb: int | None = None  # what the allocator took from the card
 
 
 class WorkerStatus(Record):
@@ -240,6 +241,7 @@ class WorkerStatus(Record):
     placement: str = ""
     pid: int = 0
     host: str = ""
+    started_at: float = 0.0  # when the process did, unix seconds by its own clock
     render: str | None = None
     steps: tuple[LoadingStep, ...] = ()
     error: str | None = None
@@ -259,11 +261,29 @@ class PoolStats(Record):
 
 
 class Stats(Record):
-    """Read at scrape time. `totals` counts since the store was made: succeeded, failed, lost, ..."""
+    """Read at scrape time. `totals` counts since the store was made: succeeded, failed, lost, ...
+
+    `deaths` counts workers by cause; `worked_s`: device seconds that went into pictures, by pool.
+    `max_bytes`: 0 is no limit. `reaped_at`: when the reaper came last, unix seconds; 0: never.
+    """
 
     pools: tuple[PoolStats, ...] = ()
     leases: int = 0
     totals: dict[str, int] = {}
+    deaths: dict[str, int] = {}
+    worked_s: dict[str, float] = {}
+    poisoned: int = 0
+    reaped_at: float = 0.0
+    used_bytes: int = 0
+    max_bytes: int = 0
+
+
+@dataclass(slots=True, frozen=True)
+class Spent:
+    """Device seconds that went into pictures today (UTC): of all owners, and of the `top` ones."""
+
+    all_s: float = 0.0
+    top_s: Mapping[str, float] = field(default_factory=dict)  # the largest first
 
 
 class StoreFault(Record):

@@ -138,6 +138,7 @@ class DiffusersSD3:
             memory_used_mb=torch.cuda.memory_allocated(self._device) // 2**20,
             memory_peak_mb=self._meter.most_bytes() // 2**20,
             memory_total_mb=torch.cuda.mem_get_info(self._device)[1] // 2**20,
+            memory_reserved_mb=torch.cuda.memory_reserved(self._device) // 2**20,
         )
 
     def _attempt(self, task: Task) -> Picture | None:

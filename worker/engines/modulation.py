@@ -80,7 +80,8 @@ class _Clock(nn.Module):
         at, batch = step - self._first, len(timestep)
         # Detached, or compiled code would look at the whole table's size and compile for each.
         self._modulation.turn([table[at, -batch:].detach() for table in self._tables])
-        return self._conditioning[at, -batch:].detach()
+        conditioning: Tensor = self._conditioning[at, -batch:].detach()
+        return conditioning
 
     def _tabulate(self, timesteps: Tensor, pooled: Tensor) -> None:
         """Tables (steps, B, ...) of a linear layer each."""
