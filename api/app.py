@@ -47,9 +47,9 @@ from api.routes import (
 from api.routes import results as result_routes
 from api.tracing import RequestSpan
 from api.watch import Watch
+from shared.catalog import Catalog
 from shared.errors import FarmError
 from shared.metrics import ApiMetrics, CallMetrics, StoreCollector, counted, page
-from shared.models import Catalog
 from shared.owners import Office, office_in_memory
 from shared.results.port import ResultStore
 from shared.settings import Settings

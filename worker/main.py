@@ -19,6 +19,7 @@ from celery.exceptions import SecurityWarning
 from prometheus_client import CollectorRegistry, ProcessCollector
 from ulid import ULID
 
+from shared.catalog import load_catalog
 from shared.errors import DeviceFault, FarmError
 from shared.fingerprint import pure
 from shared.images import PictureInfo
@@ -34,7 +35,7 @@ from shared.metrics import (
     counted,
     open_page,
 )
-from shared.models import ModelEntry, load_catalog
+from shared.models import ModelEntry
 from shared.results import open_results
 from shared.results.inputs import Inputs
 from shared.results.port import ResultStore
