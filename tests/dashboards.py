@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import signal
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -65,7 +66,7 @@ def drive(farm: RunningFarm, watch: Prometheus) -> None:
     wait_until(lambda: seen(watch, "max(renderfarm_poisoned_renders)") == 1, 30, "for the poison")
     again = 'changes(process_start_time_seconds{worker!=""}[5m])'
     wait_until(lambda: seen(watch, again) >= 1, 60, "for the next worker")
-    loaded = 'max(renderfarm_worker_state{state="ready"})'
+    loaded = 'max(renderfarm_model_load_seconds{step="warmup"})'
     wait_until(lambda: seen(watch, loaded), 60, "for it to load")
 
 
@@ -132,7 +133,8 @@ def page(board: Board, watch: Prometheus) -> str:
             if len(rows) > MOST_ROWS:
                 told.append(f"and {len(rows) - MOST_ROWS} more")
             lines.append(f"| {chart.title} | {chart.text} | {'<br>'.join(told) or 'no data'} |")
-    return "\n".join(lines) + "\n"
+    text = "\n".join(lines) + "\n"
+    return text.replace(f"{socket.gethostname()}-", "host-")
 
 
 ABOUT = (
