@@ -10,8 +10,9 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from shared.catalog import load_catalog
 from shared.errors import ModelError
-from shared.models import ModelEntry, load_catalog
+from shared.models import ModelEntry
 from shared.settings import load_settings
 
 PRECISIONS = ("bf16", "fp8", "fp8-storage", "int8", "nf4")

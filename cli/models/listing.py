@@ -15,8 +15,9 @@ from rich.table import Table
 from cli.models.card import card_bytes, placements
 from cli.models.meter import gb
 from cli.screen import plain
+from shared.catalog import Catalog, load_catalog
 from shared.errors import ModelError
-from shared.models import Catalog, ModelEntry, load_catalog
+from shared.models import ModelEntry
 from shared.settings import Settings, load_settings
 
 

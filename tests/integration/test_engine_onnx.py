@@ -21,9 +21,10 @@ from PIL import Image
 
 from cli.main import main
 from cli.models import listing
+from shared.catalog import load_catalog
 from shared.errors import Canceled, DeviceFault, ModelError, RenderFailed
 from shared.jobs import LoraRef, RenderSpec
-from shared.models import ModelEntry, load_catalog
+from shared.models import ModelEntry
 from shared.settings import Settings
 from tests.e2e.parts import Parts
 from tests.waiting import wait_until

@@ -12,10 +12,10 @@ from starlette.testclient import TestClient
 from api.app import create_app
 from cli.main import main
 from renderfarm_client import Client
+from shared.catalog import Catalog
 from shared.images import PictureInfo, encode_png, parse_infotext, read_info
 from shared.jobs import Failure, Job
 from shared.loras import LoraEntry
-from shared.models import Catalog
 from tests.api_kit import LARGE, TINY, Farm, worker
 from tests.loopback import serving
 from tests.painting import painting

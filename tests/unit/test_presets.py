@@ -7,9 +7,10 @@ from typing import get_args
 import pytest
 from pydantic import ValidationError
 
+from shared.catalog import load_catalog
 from shared.errors import InvalidOrder
 from shared.fingerprint import canonical, fingerprint
-from shared.models import ModelEntry, Preset, load_catalog
+from shared.models import ModelEntry, Preset
 from shared.presets import RECIPES, check, recipe_of, share_of_passes
 from tests.orders import spec
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from shared.catalog import load_catalog
 from shared.errors import ModelError
-from shared.models import ModelEntry, load_catalog
+from shared.models import ModelEntry
 from worker.loading import refuse
 from worker.loading.card import Card
 from worker.loading.profiles import Chosen, choose, on_cpu
