@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from shared.engines import unfit
+from shared import engines, presets
 from shared.fingerprint import encode
 from shared.jobs import pool_name
 
@@ -88,11 +88,14 @@ class ModelEntry(BaseModel):
             raise ValueError("its defaults are beyond max_pixels or max_steps")
         if self.skip_layer_guidance and not self.skip_layers:
             raise ValueError("skip_layer_guidance needs skip_layers")
+        unfit = presets.unfit(self.preset, self, skip_layer_guidance=self.skip_layer_guidance)
+        if unfit:
+            raise ValueError(f"preset {self.preset}: {unfit}")
         return self
 
     @model_validator(mode="after")
     def _suits_its_engine(self) -> Self:
-        if reason := unfit(self):
+        if reason := engines.unfit(self):
             raise ValueError(f"engine {self.engine}: {reason}")
         return self
 
@@ -111,7 +114,7 @@ class ModelEntry(BaseModel):
         """What is multiplied in, and what everything is held in that is not quantized."""
         if self.precision == "fp32" or self.precision == "fp16":
             return self.precision
-        return "bf16"
+        return "fp32" if self.engine == "onnx" and self.precision == "int8" else "bf16"
 
     @property
     def sizes_to_warm(self) -> tuple[tuple[int, int], ...]:
@@ -168,15 +171,20 @@ class ModelEntry(BaseModel):
         steps: int,
         guidance_scale: float,
         skip_layer_guidance: float = 0.0,
+        preset: str = "exact",
     ) -> float:
         """Device seconds of one image by this entry's first guess; workers measure the true rate.
 
         Linear in steps and pixels, doubled by guidance, which skip-layer guidance adds a pass to
-        for as long as it acts; the two steps stand for text and decode.
+        for as long as it acts, and which a preset ends early; what else a preset spares is seen
+        only while it draws. The two steps stand for text and decode.
         """
-        passes = steps
-        if guidance_scale > 1:
-            passes += steps + (self.skipping_steps(steps) if skip_layer_guidance else 0)
+        guided = guidance_scale > 1
+        passes = (2 * steps if guided else steps) * presets.share_of_passes(
+            preset, steps=steps, guided=guided
+        )
+        if guided and skip_layer_guidance:
+            passes += self.skipping_steps(steps)
         return self.step_seconds * (passes + 2) * width * height / 2**20
 
     def skipping_steps(self, steps: int) -> int:

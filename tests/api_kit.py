@@ -30,6 +30,7 @@ from shared.store.values import (
     LoadingStep,
     WorkerStatus,
 )
+from shared.traces import Traces
 
 TINY = ModelEntry(
     id="tiny",
@@ -95,13 +96,20 @@ class Farm:
     results: Any = field(default_factory=FakeResults)
     office: Office = field(default_factory=office_in_memory)
     catalog: Catalog | None = None
+    traces: Traces | None = None
     app: FastAPI = field(init=False)
 
     def __post_init__(self) -> None:
         live = partial(MemoryLive, self.store) if isinstance(self.store, MemoryJobStore) else Deaf
         catalog = self.catalog or CATALOG
         self.app = create_app(
-            self.settings, self.store, self.results, catalog, open_live=live, office=self.office
+            self.settings,
+            self.store,
+            self.results,
+            catalog,
+            open_live=live,
+            office=self.office,
+            traces=self.traces,
         )
 
     def key(self, owner: str, **grant: Any) -> str:

@@ -48,6 +48,11 @@ def _rows(entry: ModelEntry) -> list[dict[str, Any]]:
     from worker.loading.fit import need
     from worker.loading.weights import known
 
+    if entry.engine != "diffusers":
+        raise ModelError(
+            f"{entry.id} runs in engine {entry.engine}, whose providers take memory as they see "
+            "fit: no arithmetic tells how much"
+        )
     weights = known(entry)
     if weights is None:
         raise ModelError(
