@@ -19,6 +19,7 @@ from worker.bench import child, made
 from worker.bench.child import rows_of
 from worker.bench.plan import NAIVE, SHAPES, VARIANTS, Plan, Run
 from worker.bench.watch import watched
+from worker.loading.networks import Dimensions
 
 TURBO = replace(SHAPES["turbo"], steps=2)
 
@@ -108,7 +109,7 @@ def test_ceilings_are_rates_or_reasons(runs: dict[str, Run]) -> None:
     [(made.LARGE, 8.0566e9), (made.MEDIUM, 2.2432e9)],
     ids=["large", "medium"],
 )
-def test_the_shapes_are_the_published_ones(size: made.Dimensions, parameters: float) -> None:
+def test_the_shapes_are_the_published_ones(size: Dimensions, parameters: float) -> None:
     pipe = made.pipeline(size, "meta", torch.bfloat16)
 
     def count(name: str) -> int:
