@@ -16,6 +16,8 @@ SIDE_MULTIPLE_PX = 16
 Mode = Literal["txt2img", "img2img", "inpaint"]
 Precision = Literal["fp32", "bf16", "fp16", "fp8", "fp8-storage", "int8", "nf4", "gguf"]
 Preset = Literal["exact", "balanced", "draft"]
+# The fastest first.
+Placement = Literal["gpu", "text-offload", "model-offload", "group-offload", "sequential-offload"]
 # The fields that decide pixels. Placement, compile and attention only round: they stand in a
 # result's numeric profile instead, so that tuning a worker does not empty the cache.
 PIXEL_FIELDS = ("source", "revision", "precision", "t5", "max_sequence_length", "engine")
@@ -51,9 +53,7 @@ class ModelEntry(BaseModel):
     engine: Literal["diffusers", "onnx"] = "diffusers"
 
     profile: Literal["fast", "eco", "auto"] | None = None  # sets placement and compile
-    placement: Literal[
-        "gpu", "text-offload", "model-offload", "group-offload", "sequential-offload"
-    ] = "gpu"
+    placement: Placement = "gpu"
     compile: Literal["off", "regional", "full"] = "off"
     # `WxH`, compiled before the worker is ready, as its default size is
     warm_sizes: tuple[Annotated[str, Field(pattern=r"^[1-9][0-9]*x[1-9][0-9]*$")], ...] = ()

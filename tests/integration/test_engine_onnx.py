@@ -388,6 +388,7 @@ def test_a_failure_of_onnx_runtime_is_told_apart(
 # ----------------------------------------------------------------------- other precisions
 
 
+@pytest.mark.slow
 def test_int8_with_a_vae_of_torch_is_exported_by_the_command_and_draws_nearly_the_same(
     settings: Settings, torchs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

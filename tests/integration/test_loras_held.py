@@ -17,11 +17,12 @@ from shared.settings import Settings
 from tests import gguf_files
 from tests.adapters import lora_entry, ref, train
 from worker.engines.diffusers_sd3 import DiffusersSD3
+from worker.engines.dtypes import DTYPES
 from worker.engines.loras import Loras
 from worker.loading.locate import locate
 from worker.loading.lora_source import reader
 from worker.loading.place import place
-from worker.loading.read import DTYPES, read
+from worker.loading.read import read
 from worker.loading.steps import untold
 
 ENTRY = ModelEntry(
