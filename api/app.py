@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, Response
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
@@ -47,9 +47,9 @@ from api.routes import (
 from api.routes import results as result_routes
 from api.tracing import RequestSpan
 from api.watch import Watch
+from shared.catalog import Catalog
 from shared.errors import FarmError
 from shared.metrics import ApiMetrics, CallMetrics, StoreCollector, counted, page
-from shared.models import Catalog
 from shared.owners import Office, office_in_memory
 from shared.results.port import ResultStore
 from shared.settings import Settings
@@ -90,6 +90,7 @@ def create_app(
     registry, farm_wide = registry or CollectorRegistry(), CollectorRegistry()
     office = office or office_in_memory()
     calls, metrics = CallMetrics(registry), ApiMetrics(registry)
+    ProcessCollector(registry=registry)
     store, results = counted(store, "jobs", calls), counted(results, "results", calls)
     store_faults = remembered(store.faults, STORE_CHECK_S)
     pools = [entry.pool for entry in catalog.entries.values()]

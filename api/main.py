@@ -17,7 +17,7 @@ from api.connections import BoundedConnection, allow_files
 from api.drain import DrainingServer
 from api.live import RedisLive
 from shared import logs
-from shared.models import load_catalog
+from shared.catalog import load_catalog
 from shared.owners import open_office
 from shared.results import open_results
 from shared.settings import Settings, load_settings

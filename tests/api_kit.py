@@ -16,9 +16,10 @@ from ulid import ULID
 
 from api.app import create_app
 from api.live import Deaf, MemoryLive
+from shared.catalog import Catalog
 from shared.errors import ResultGone
 from shared.jobs import Failure, StoredResult
-from shared.models import Catalog, ModelEntry
+from shared.models import ModelEntry
 from shared.owners import Office, office_in_memory
 from shared.owners.keys import Grant, make
 from shared.settings import Settings

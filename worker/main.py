@@ -19,6 +19,7 @@ from celery.exceptions import SecurityWarning
 from prometheus_client import CollectorRegistry, ProcessCollector
 from ulid import ULID
 
+from shared.catalog import load_catalog
 from shared.errors import DeviceFault, FarmError
 from shared.fingerprint import pure
 from shared.images import PictureInfo
@@ -34,7 +35,7 @@ from shared.metrics import (
     counted,
     open_page,
 )
-from shared.models import ModelEntry, load_catalog
+from shared.models import ModelEntry
 from shared.results import open_results
 from shared.results.inputs import Inputs
 from shared.results.port import ResultStore
@@ -160,9 +161,12 @@ def _load(
     heart: Heart,
     loras: Mapping[str, LoraEntry],
 ) -> Renderer:
+    began = time.monotonic()  # the imports are seconds, too
     from worker.loading.load import load
 
-    return load(entry, settings, device, heart.step, heart.placed, loras)
+    renderer = load(entry, settings, device, heart.step, heart.placed, loras)
+    heart.loaded(time.monotonic() - began)
+    return renderer
 
 
 def _start_leases(settings: Settings, name: str) -> Leases:

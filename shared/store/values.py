@@ -238,7 +238,8 @@ class Gpu(Record):
 
 class WorkerStatus(Record):
     """One worker's heartbeat. `steps` are the loading steps reached; `note` explains the state.
-    `placement` is what its entry's profile came to; "" until it is chosen.
+    `placement` is what its entry's profile came to; "" until it is chosen. `load_s` is the whole
+    cold start, imports and what lies between the steps too; None until it is over.
 
     `holding` (renders that it leases) and `last_death` are the store's own knowledge.
     """
@@ -254,6 +255,7 @@ class WorkerStatus(Record):
     started_at: float = 0.0  # when the process did, unix seconds by its own clock
     render: str | None = None
     steps: tuple[LoadingStep, ...] = ()
+    load_s: float | None = None
     error: str | None = None
     note: str | None = None
     gpu: Gpu | None = None

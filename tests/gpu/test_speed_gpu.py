@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from shared.models import load_catalog
+from shared.catalog import load_catalog
 from shared.settings import load_settings
 from tests.orders import spec
 
