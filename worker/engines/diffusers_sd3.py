@@ -149,7 +149,8 @@ class DiffusersSD3:
         """
         try:
             try:
-                # Not inference_mode: a quantized weight that moved inside it could not move again.
+                # Inference mode would save a little. But weights that move inside it cannot move
+                # again if they are quantized, nor wear a LoRA; and when memory is short, all move.
                 with torch.no_grad():
                     return self._draw(task)
             finally:
