@@ -35,7 +35,7 @@ KEEP_ALIVE_S = 75  # longer than the 60 s of most proxies, so that they close fi
 GRACE_S = 30
 
 
-def build(settings: Settings, traces: Traces) -> FastAPI:
+def build(settings: Settings, traces: Traces | None = None) -> FastAPI:
     """The application on the real parts. Raises SettingsError, ModelError."""
     office = open_office(settings)
     refuse_open_door(settings, office.keys)

@@ -17,6 +17,7 @@ from worker.loading.deep import look_deep
 from worker.loading.load import load
 from worker.loading.parts import wanted_by
 from worker.loading.preflight import preflight
+from worker.loading.weights import counted
 
 
 def entry(folder, **fields):
@@ -60,6 +61,8 @@ def test_a_baked_folder_draws_the_same_pictures(tiny_folder, tmp_path, fields):
     assert baked.digest != served.digest  # another source is another digest
     assert preflight(tmp_path / "baked", wanted_by(baked)) == []
     assert look_deep(tmp_path / "baked", wanted_by(baked)) == ([], True)
+    if baked.t5 != "off":  # as many numbers, however they are packed
+        assert counted(tmp_path / "baked") == counted(tiny_folder)
 
 
 def test_it_holds_its_dtype_its_parts_and_shards_of_the_size_asked(tiny_folder, tmp_path):

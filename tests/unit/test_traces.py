@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
-import time
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -358,8 +359,12 @@ def test_a_canceled_render_ends_its_span(farm: Farm, traces: Traces, collector: 
 
 @pytest.mark.parametrize("fault", ["away", "refuses"])
 def test_a_collector_that_takes_nothing_harms_no_render(
-    fault: str, collector: Collector, caplog: pytest.LogCaptureFixture
+    fault: str,
+    collector: Collector,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("shared.otel.SEND_S", 0.5)
     collector.status = 503
     url = "http://127.0.0.1:9" if fault == "away" else collector.url  # discard: nobody listens
     traces = open_traces("worker", Settings(otlp_endpoint=url))
@@ -369,12 +374,29 @@ def test_a_collector_that_takes_nothing_harms_no_render(
 
         assert farm.bench.take()
     farm.keep.close()
-    begun = time.monotonic()
     traces.close()
 
-    assert time.monotonic() - begun < 8.0
     assert farm.count("succeeded") == 2
     assert not [r for r in caplog.records if r.levelname == "ERROR"]
+
+
+def test_an_end_does_not_wait_for_a_collector_that_never_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("shared.otel.SEND_S", 1.0)
+    monkeypatch.setattr("shared.otel.CLOSE_S", 0.05)
+
+    def sending() -> bool:
+        return any(thread.name == "last traces" for thread in threading.enumerate())
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        traces = open_traces("worker", Settings(otlp_endpoint=f"http://127.0.0.1:{port}"))
+        traces.begin("render", "consumer").end()
+        traces.close()
+
+        assert sending()
+        wait_until(lambda: not sending())
 
 
 def test_it_is_said_once_that_spans_are_lost_and_once_that_they_go_again(
