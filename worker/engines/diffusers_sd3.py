@@ -149,7 +149,8 @@ class DiffusersSD3:
         """
         try:
             try:
-                # Not inference_mode: a quantized weight that moved inside it could not move again.
+                # Not inference_mode: a quantized weight or an adapter that an offload moved inside
+                # it could not be moved or switched again.
                 with torch.no_grad():
                     return self._draw(task)
             finally:
