@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, Response
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
@@ -45,15 +45,17 @@ from api.routes import (
     workers,
 )  # fmt: skip
 from api.routes import results as result_routes
+from api.tracing import RequestSpan
 from api.watch import Watch
+from shared.catalog import Catalog
 from shared.errors import FarmError
 from shared.metrics import ApiMetrics, CallMetrics, StoreCollector, counted, page
-from shared.models import Catalog
 from shared.owners import Office, office_in_memory
 from shared.results.port import ResultStore
 from shared.settings import Settings
 from shared.signing import Signer
 from shared.store.port import JobStore
+from shared.traces import NoTraces, Traces
 from shared.webhooks import trusted_hosts
 
 WEB = Path(__file__).parent / "web"
@@ -78,15 +80,17 @@ def create_app(
     registry: CollectorRegistry | None = None,
     open_live: Callable[[], Live] = Deaf,
     office: Office | None = None,
+    traces: Traces | None = None,
 ) -> FastAPI:
     """The API over these parts. Connects to nothing. Raises SettingsError for bad keys or hosts.
 
     `open_live`: where those who wait hear of their jobs; without it they only ask the store.
-    Without an `office` the only keys are those of the settings.
+    Without an `office` the only keys are those of the settings, without `traces` nothing is recorded.
     """
     registry, farm_wide = registry or CollectorRegistry(), CollectorRegistry()
     office = office or office_in_memory()
     calls, metrics = CallMetrics(registry), ApiMetrics(registry)
+    ProcessCollector(registry=registry)
     store, results = counted(store, "jobs", calls), counted(results, "results", calls)
     store_faults = remembered(store.faults, STORE_CHECK_S)
     pools = [entry.pool for entry in catalog.entries.values()]
@@ -125,6 +129,7 @@ def create_app(
     app.add_middleware(BodyLimit, limit_bytes=settings.max_body_mb * 2**20)
     https = (settings.public_url or "").startswith("https://")
     app.add_middleware(RequestLog, metrics=metrics, https=https)
+    app.add_middleware(RequestSpan, traces=traces or NoTraces())
     app.add_middleware(LastAnswer, drain=app.state.farm.drain)  # the last is the outermost
     return app
 

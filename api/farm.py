@@ -19,11 +19,11 @@ from api.links import links
 from api.owner import Owner
 from api.promises import Promises
 from api.watch import Watch
+from shared.catalog import Catalog
 from shared.errors import JobGone, JobNotFound, Unavailable
 from shared.jobs import Job
 from shared.links import Links
 from shared.metrics import ApiMetrics
-from shared.models import Catalog
 from shared.results.port import ResultStore
 from shared.settings import Settings
 from shared.signing import Signer

@@ -239,6 +239,7 @@ WORDS: dict[str, tuple[str, Any]] = {
     "WorkerStateView.steps": ("Loading, step by step", []),
     "WorkerView.steps": ("Loading, step by step", []),
     "seconds": ("How long it took", 3.2),
+    "load_s": ("Seconds until it could render, from its start of loading; null: not yet", 41.7),
     "utilization": ("Percent of the last moment in which it computed; null: not known", 97),
     "memory_used_mb": ("MiB", 22_000),
     "memory_peak_mb": ("MiB, the most so far", 26_000),

@@ -13,6 +13,7 @@ from api.limits import check
 from api.owner import Owner
 from shared.jobs import JobImage, device_seconds
 from shared.store.values import Submission, Submitted
+from shared.traces import current
 
 
 def take(
@@ -26,8 +27,18 @@ def take(
     `api.errors` makes a 429 or 503 with `Retry-After`; IdempotencyConflict, StoreUnavailable.
     """
     farm.drain.refuse_orders()
-    submitted = farm.store.submit(allowed(farm, owner, submission))
+    span = current()
+    job = submission.job.model_copy(update={"trace": span.context})
+    submitted = farm.store.submit(allowed(farm, owner, replace(submission, job=job)))
     request.state.job_id = submitted.job.id
+    span.tell(
+        job=submitted.job.id,
+        model=submitted.job.input["model"],
+        replayed=submitted.replayed,
+        cached=submitted.hits,
+        attached=submitted.attached,
+        made=submitted.made,
+    )
     _count(farm, submission, submitted)
     if not submitted.replayed:  # only a retry or a verification is ordered for another
         what = "job.retried" if submitted.job.retries else "job.verified"

@@ -11,8 +11,8 @@ import click
 from cli.options import ORDERING_PATIENCE_S, FarmSays, header_value, web_url
 from cli.plan_table import Demand, record, tell
 from renderfarm_client import Client, RenderFarmError
+from shared.catalog import load_catalog
 from shared.errors import FarmError
-from shared.models import load_catalog
 from shared.planning import PIXEL_BYTES, fewest, needs
 from shared.queueing import Crew, Load
 from shared.settings import Settings, load_settings

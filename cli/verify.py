@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.screen import plain
+from shared.catalog import load_catalog
 from shared.errors import FarmError
-from shared.models import load_catalog
 from shared.settings import load_settings
 
 if TYPE_CHECKING:

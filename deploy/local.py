@@ -61,7 +61,7 @@ class LocalFarm:
         self._oom = OomWatch()  # the children live in the cgroup of this process
         self._redis_backoff = Backoff()
         self._redis_started_at = self._redis_due_at = 0.0
-        self._pages: list[tuple[str, int]] = []
+        self._pages: list[str] = []  # host:port
         self.api: list[Child] = []
         self.workers: list[Child] = []
         self.chores: list[Child] = []
@@ -73,14 +73,9 @@ class LocalFarm:
             self._redis_started_at = self._clock.monotonic()
         drain = {variable("api_drain_s"): str(self._api_drain_s)}
         self.api = [self._child("api", "api", **drain)]
-        page = self._settings.chores_metrics_port or free_port(self._settings.worker_metrics_host)
-        self._pages = [
-            (reachable(self._settings.host), self._settings.port),
-            (reachable(self._settings.worker_metrics_host), page),
-        ]
-        self.chores = [
-            self._child("chores", "chores", **{variable("chores_metrics_port"): str(page)})
-        ]
+        self._pages = [f"{reachable(self._settings.host)}:{self._settings.port}"]
+        page = {variable("chores_metrics_port"): self._page(self._settings.chores_metrics_port)}
+        self.chores = [self._child("chores", "chores", **page)]
         self.workers = [self._worker(index, slot) for index, slot in enumerate(self._slots)]
         self._write_targets()
         for child in self._children:
@@ -109,10 +104,20 @@ class LocalFarm:
 
     def _write_targets(self) -> None:
         """Where this farm's metrics are, for the `file_sd_configs` of a Prometheus."""
-        targets = [f"{host}:{port}" for host, port in self._pages]
         file = self._settings.data_dir / TARGETS
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps([{"targets": targets, "labels": {"farm": "local"}}]))
+        file.write_text(json.dumps([{"targets": self._pages}]))
+
+    def _page(self, port: int | None) -> str:
+        """The port of one more page of metrics: this, or a free one. Raises SettingsError."""
+        host = self._settings.worker_metrics_host
+        try:
+            port = port or free_port(host)
+        except OSError as error:
+            name = variable("worker_metrics_host")
+            raise SettingsError(f"{name}: cannot listen on {host} ({error.strerror})") from error
+        self._pages.append(f"{reachable(host)}:{port}")
+        return str(port)
 
     @property
     def _api_drain_s(self) -> float:
@@ -140,12 +145,10 @@ class LocalFarm:
 
     def _worker(self, index: int, slot: Slot) -> Child:
         base = self._settings.worker_metrics_port
-        port = free_port(self._settings.worker_metrics_host) if base is None else base + index
-        self._pages.append((reachable(self._settings.worker_metrics_host), port))
         env = {
             **slot.env,
             variable("worker_name"): slot.name,
-            variable("worker_metrics_port"): str(port),
+            variable("worker_metrics_port"): self._page(base and base + index),
         }
         from worker.exits import WORDS
 

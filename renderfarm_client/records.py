@@ -217,6 +217,7 @@ class LoadingStep(Record):
 class WorkerStatus(Record):
     state: str
     steps: tuple[LoadingStep, ...] = ()
+    load_s: float | None = None
     error: str | None = None
 
 

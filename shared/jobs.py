@@ -285,6 +285,17 @@ class Webhook(Record):
     base: str
 
 
+class TraceContext(Record):
+    """Where in a trace something happened, as W3C Trace Context writes it: `traceparent`, `tracestate`."""
+
+    parent: str
+    state: str = ""
+
+    @property
+    def trace_id(self) -> str:
+        return self.parent.split("-")[1]
+
+
 class Job(Record):
     """What a client ordered. `input` is resolved: defaults in, aliases folded, seed concrete."""
 
@@ -297,6 +308,7 @@ class Job(Record):
     webhook: Webhook | None = None
     retries: str | None = None  # the job that this one orders again
     verifies: str | None = None  # the job whose picture this one compares with
+    trace: TraceContext | None = None  # of the request that ordered it
     created_at: float
     deadline_at: float | None = None
     cancel_requested_at: float | None = None

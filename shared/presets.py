@@ -44,18 +44,22 @@ def recipe_of(preset: str) -> Recipe | None:
     return RECIPES.get(preset)
 
 
-def check(preset: str, entry: ModelEntry, *, skip_layer_guidance: float) -> None:
-    """Raises InvalidOrder where the preset would not be what it says."""
+def unfit(preset: str, entry: ModelEntry, *, skip_layer_guidance: float) -> str | None:
+    """Why the preset would not be what it says; None: it would."""
     if preset == "exact":
-        return
-    reason = None
+        return None
     if entry.distilled:
-        reason = f"{entry.id} draws in few steps, of which none can be left out"
-    elif entry.engine != "diffusers":
-        reason = f"{entry.id} runs in the engine {entry.engine}, which always does whole steps"
-    elif skip_layer_guidance:
-        reason = "skip-layer guidance asks for more work, and a preset for less"
-    if reason:
+        return f"{entry.id} draws in few steps, of which none can be left out"
+    if entry.engine != "diffusers":
+        return f"{entry.id} runs in the engine {entry.engine}, which always does whole steps"
+    if skip_layer_guidance:
+        return "skip-layer guidance asks for more work, and a preset for less"
+    return None
+
+
+def check(preset: str, entry: ModelEntry, *, skip_layer_guidance: float) -> None:
+    """Raises InvalidOrder for a preset that is unfit."""
+    if reason := unfit(preset, entry, skip_layer_guidance=skip_layer_guidance):
         message = f"preset {preset} is not to be had here, order exact: {reason}"
         raise InvalidOrder("unsupported_for_model", message, "preset")
 

@@ -243,6 +243,20 @@ class Settings(BaseModel):
         "INFO", "Least severe line that is logged"
     )
     log_format: Literal["json", "text"] = knob("json", "`json` for machines, `text` for people")
+    otlp_endpoint: str | None = knob(
+        None,
+        "Traces go to this OTLP/HTTP collector, such as `http://collector:4318`; needs the extra `traces`. Empty: nothing is recorded",
+        pattern=r"^https?://[^/]",
+    )
+    otlp_headers: SecretStr | None = knob(
+        None, "What the collector wants to be told: `name=value`, separated by commas, URL-encoded"
+    )
+    trace_sample_ratio: float = knob(
+        1.0,
+        "Share of the orders that are traced; where a client brings its trace, its own flag decides",
+        ge=0,
+        le=1,
+    )
 
     @property
     def redis_address(self) -> str:

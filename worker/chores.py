@@ -32,6 +32,7 @@ from shared.store import open_store
 from shared.store.checks import report
 from shared.store.port import JobStore
 from shared.tickets import make_app
+from shared.traces import open_traces
 from worker.liveness import show
 from worker.webhooks import Courier
 
@@ -166,6 +167,7 @@ def run(name: str, chore: Callable[[], None], metrics: ChoresMetrics) -> None:
 def serve(settings: Settings) -> None:
     """Run the chores until SIGTERM or SIGINT."""
     setup("chores", settings.log_level, settings.log_format)
+    traces = open_traces("chores", settings)
     app = make_app(settings)
     app.conf.beat_schedule = timetable(steady())
     registry = CollectorRegistry()
@@ -183,9 +185,10 @@ def serve(settings: Settings) -> None:
     service = beat.Service(app, max_interval=1, scheduler_cls=in_process(chores))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: service.stop())
-    courier = Courier.of(settings, store, metrics=metrics)
+    courier = Courier.of(settings, store, metrics=metrics, traces=traces)
     courier.start()
     event(log, "started", chores=",".join(EVERY_S))
     service.start()
     courier.stop()
+    traces.close()
     event(log, "stopped")

@@ -19,6 +19,7 @@ from celery.exceptions import SecurityWarning
 from prometheus_client import CollectorRegistry, ProcessCollector
 from ulid import ULID
 
+from shared.catalog import load_catalog
 from shared.errors import DeviceFault, FarmError
 from shared.fingerprint import pure
 from shared.images import PictureInfo
@@ -34,7 +35,7 @@ from shared.metrics import (
     counted,
     open_page,
 )
-from shared.models import ModelEntry, load_catalog
+from shared.models import ModelEntry
 from shared.results import open_results
 from shared.results.inputs import Inputs
 from shared.results.port import ResultStore
@@ -48,6 +49,7 @@ from shared.store.values import (
     WorkerStatus,
 )
 from shared.tickets import TASK, make_app, ticket_template
+from shared.traces import Traces, open_traces
 from worker import exits
 from worker.card import open_card
 from worker.duty import wait_for_duty
@@ -83,11 +85,13 @@ def serve(settings: Settings, model: str | None = None) -> int:
     entry = catalog.find(model) if model else catalog.default
     device = pick_device(settings.device)
     name = settings.worker_name or f"{socket.gethostname()}-{device.replace(':', '')}"
+    traces = open_traces("worker", settings, name)
     registry = CollectorRegistry()
     metrics, calls = WorkerMetrics(registry), CallMetrics(registry)
     _show_metrics(settings, registry, name, entry.id, card_uuid(device))
     store = counted(open_store(settings, patience_s=PATIENCE_S), "jobs", calls)
     with ExitStack() as stack:
+        stack.callback(traces.close)
         heart = _heart(settings, store, entry, name, device)
         stack.callback(lambda: heart.stop(leave=heart.state != "failed"))
         heart.start()
@@ -110,7 +114,8 @@ def serve(settings: Settings, model: str | None = None) -> int:
             metrics.loaded(heart.loaded_s)
             results = counted(open_results(settings), "results", calls)
             _work(
-                settings, entry, name, store, results, metrics, renderer, heart, leases, ending, stack
+                settings, entry, name, store, results, metrics, renderer, heart, leases, ending, stack,
+                traces,
             )  # fmt: skip
     if ending.code == exits.DEVICE_FAULT:
         os._exit(ending.code)  # CUDA's own way out would fail again, or hang
@@ -156,9 +161,12 @@ def _load(
     heart: Heart,
     loras: Mapping[str, LoraEntry],
 ) -> Renderer:
+    began = time.monotonic()  # the imports are seconds, too
     from worker.loading.load import load
 
-    return load(entry, settings, device, heart.step, heart.placed, loras)
+    renderer = load(entry, settings, device, heart.step, heart.placed, loras)
+    heart.loaded(time.monotonic() - began)
+    return renderer
 
 
 def _start_leases(settings: Settings, name: str) -> Leases:
@@ -169,6 +177,7 @@ def _start_leases(settings: Settings, name: str) -> Leases:
             "slot": name,
             "lease_s": settings.lease_s,
             "max_render_s": settings.max_render_s,
+            "log": [settings.log_level, settings.log_format],
         }
     )
 
@@ -185,6 +194,7 @@ def _work(
     leases: Leases,
     ending: Ending,
     stack: ExitStack,
+    traces: Traces,
 ) -> None:
     def describe(claim: Claim, picture: Picture) -> PictureInfo:
         return PictureInfo.of(
@@ -201,7 +211,8 @@ def _work(
     health = Health.of(settings, renderer.memory())
     gallery = Gallery(open_store(settings, patience_s=HEART_PATIENCE_S).preview)
     bench = Bench(
-        seat, store, renderer, leases, keep, heart, metrics, health, ending.leave, pantry, gallery
+        seat, store, renderer, leases, keep, heart, metrics, health, ending.leave, pantry, gallery,
+        traces,
     )  # fmt: skip
     if settings.watchdog_s:
         watchdog = _watch(bench, store, seat, settings.watchdog_s, keep, leases)

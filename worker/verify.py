@@ -11,12 +11,13 @@ import numpy as np
 from PIL import Image
 from pydantic import ValidationError
 
+from shared.catalog import Catalog
 from shared.errors import FarmError, InvalidOrder
 from shared.fingerprint import fingerprint
 from shared.images import NOTES, read_info
 from shared.intake import BadPicture, Role, make_plain
 from shared.jobs import RenderSpec
-from shared.models import Catalog, ModelEntry
+from shared.models import ModelEntry
 from shared.settings import Settings
 from worker.compare import psnr_db
 from worker.engines.port import Inputs, Picture

@@ -23,7 +23,7 @@ from shared.models import ModelEntry
 from shared.store.values import WorkerStatus
 
 router = APIRouter(tags=["operations"])
-_WORKER = {"state", "steps", "error", "note", "last_death"}
+_WORKER = {"state", "steps", "load_s", "error", "note", "last_death"}
 
 
 @get(

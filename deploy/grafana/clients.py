@@ -16,7 +16,7 @@ BOARD = Board(
             Chart("By route", "The ten routes that are asked most.", "reqps",
                   [("topk(10, sum by (method, route) (rate(renderfarm_http_requests_total[5m])))", "{{method}} {{route}}")]),
             Chart("Server errors", "Part of the requests answered with 5xx.", "percentunit",
-                  [("renderfarm:http_errors:ratio_rate5m", "5xx")], quiet=True),
+                  [("renderfarm:http_errors:ratio_rate5m", "5xx")]),
         ]),
         ("Latency", [
             Chart("All routes", "Time to answer, but for requests that wait for a job.", "s",

@@ -282,6 +282,8 @@ class Ledger:
         )
 
     def claimed(self, entry: Entry) -> Claim:
+        jobs = tuple(sorted({job for job, _ in entry.waiters}))
+        traces = (self.jobs[job].job.trace for job in jobs)
         return Claim(
             render_id=entry.render.id,
             token=entry.token or "",
@@ -289,12 +291,13 @@ class Ledger:
             spec=entry.render.spec,
             attempt=entry.render.attempt,
             fresh=entry.fresh,
-            jobs=tuple(sorted({job for job, _ in entry.waiters})),
+            jobs=jobs,
             worker=entry.render.worker or "",
             queued_at=entry.render.queued_at,
             claimed_at=self.now(),
             against=entry.render.against,
             previews=entry.previews,
+            traces=tuple(trace for trace in traces if trace),
         )
 
     def forget(self, fingerprint: str, render_id: str) -> None:

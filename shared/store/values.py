@@ -6,7 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from shared.jobs import Failure, Job, JobImage, Record, RenderSpec, StoredResult, Verdict
+from shared.jobs import (
+    Failure,
+    Job,
+    JobImage,
+    Record,
+    RenderSpec,
+    StoredResult,
+    TraceContext,
+    Verdict,
+)
 
 WEIGHTS = {"high": 4.0, "normal": 1.0, "low": 0.25}
 Hold = Literal["held", "cancel", "lost"]
@@ -119,6 +128,7 @@ class Claim:
     claimed_at: float
     against: StoredResult | None = None  # compare with this, and store nothing
     previews: int = 0  # how many half-made pictures somebody ordered
+    traces: tuple[TraceContext, ...] = ()  # those of its jobs, the oldest job's first
 
     @property
     def who(self) -> dict[str, str | int]:
@@ -228,7 +238,8 @@ class Gpu(Record):
 
 class WorkerStatus(Record):
     """One worker's heartbeat. `steps` are the loading steps reached; `note` explains the state.
-    `placement` is what its entry's profile came to; "" until it is chosen.
+    `placement` is what its entry's profile came to; "" until it is chosen. `load_s` is the whole
+    cold start, imports and what lies between the steps too; None until it is over.
 
     `holding` (renders that it leases) and `last_death` are the store's own knowledge.
     """
@@ -244,6 +255,7 @@ class WorkerStatus(Record):
     started_at: float = 0.0  # when the process did, unix seconds by its own clock
     render: str | None = None
     steps: tuple[LoadingStep, ...] = ()
+    load_s: float | None = None
     error: str | None = None
     note: str | None = None
     gpu: Gpu | None = None

@@ -17,11 +17,12 @@ from shared.settings import Settings
 from tests import gguf_files
 from tests.adapters import lora_entry, ref, train
 from worker.engines.diffusers_sd3 import DiffusersSD3
+from worker.engines.dtypes import DTYPES
 from worker.engines.loras import Loras
 from worker.loading.locate import locate
 from worker.loading.lora_source import reader
 from worker.loading.place import place
-from worker.loading.read import DTYPES, read
+from worker.loading.read import read
 from worker.loading.steps import untold
 
 ENTRY = ModelEntry(
@@ -87,17 +88,20 @@ def test_a_lora_shows_about_as_in_fp32_and_goes_again(
         ("int8", "model-offload"),
     ],
 )
-def test_no_placement_moves_a_pixel(
+def test_no_placement_moves_a_pixel_by_more_than_rounding(
     settings: Settings, loras: dict[str, LoraEntry], precision: str, placement: str
 ) -> None:
     resting, moving = (
         engine_of(settings, loras, precision=precision, placement=each)
         for each in ("gpu", placement)
     )
+    # Only layers that stay are read into tables of the modulation, which round.
+    most_levels = 1 if placement == "group-offload" else 0
     ink, oil = ref(loras["ink"]), ref(loras["oil"], -0.5)
 
     # one of them has room: they push each other out
     for worn in ((), (ink,), (), (oil,), (ink, oil), ()):
-        assert (drawn(moving, *worn) == drawn(resting, *worn)).all()
+        levels_off = abs(drawn(moving, *worn) - drawn(resting, *worn))
+        assert levels_off.max() <= most_levels
     moving._loras.clear()
-    assert (drawn(moving) == drawn(resting)).all()
+    assert abs(drawn(moving) - drawn(resting)).max() <= most_levels

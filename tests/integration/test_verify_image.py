@@ -13,11 +13,12 @@ from click.testing import CliRunner, Result
 from PIL import Image, PngImagePlugin
 
 from cli.main import main
+from shared.catalog import load_catalog
 from shared.fingerprint import fingerprint
 from shared.images import PictureInfo, convert, encode_png, read_info
 from shared.intake import make_plain
 from shared.jobs import RenderSpec
-from shared.models import ModelEntry, load_catalog
+from shared.models import ModelEntry
 from shared.settings import Settings
 from worker.inputs import inputs_of
 from worker.loading.load import load

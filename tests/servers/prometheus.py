@@ -23,10 +23,10 @@ RULES = Path(__file__).parents[2] / "deploy" / "prometheus" / "rules"
 
 @dataclass(frozen=True)
 class Prometheus:
-    url: str
+    http: httpx2.Client
 
     def ask(self, path: str, **parameters: str) -> Any:
-        answer = httpx2.get(f"{self.url}/api/v1/{path}", params=parameters, timeout=30)
+        answer = self.http.get(f"/api/v1/{path}", params=parameters)
         said = answer.json()
         assert said["status"] == "success", (parameters, said)
         return said["data"]
@@ -51,8 +51,9 @@ def prometheus(targets: Path, rules: Sequence[Path]) -> Iterator[Prometheus]:
         with log.open("wb") as out:
             process = subprocess.Popen(tethered(argv), stdout=out, stderr=out)
         try:
-            wait_until(lambda: _ready(url), 30, str(log))
-            yield Prometheus(url)
+            with httpx2.Client(base_url=url, timeout=30) as http:
+                wait_until(lambda: _ready(http), 30, str(log))
+                yield Prometheus(http)
         finally:
             process.terminate()
             process.wait(20)
@@ -67,8 +68,8 @@ def _config(targets: Path, rules: Sequence[Path]) -> dict[str, Any]:
     }
 
 
-def _ready(url: str) -> bool:
+def _ready(http: httpx2.Client) -> bool:
     try:
-        return httpx2.get(f"{url}/-/ready").status_code == 200
+        return http.get("/-/ready").status_code == 200
     except httpx2.HTTPError:
         return False

@@ -12,15 +12,16 @@ from starlette.testclient import TestClient
 from api.app import create_app
 from cli.main import main
 from renderfarm_client import Client
+from shared.catalog import Catalog
 from shared.images import PictureInfo, encode_png, parse_infotext, read_info
 from shared.jobs import Failure, Job
 from shared.loras import LoraEntry
-from shared.models import Catalog
 from tests.api_kit import LARGE, TINY, Farm, worker
 from tests.loopback import serving
 from tests.painting import painting
 
 SKIPPING = TINY.model_copy(update={"id": "skipping", "aliases": (), "skip_layers": (7, 8, 9)})
+TURBO = TINY.model_copy(update={"id": "turbo", "aliases": (), "guidance_scale": 0.0})
 STIFF = LARGE.model_copy(update={"id": "stiff", "compile": "full"})
 FOX: dict[str, Any] = {"prompt": "a red fox", "size": "64x64", "steps": 4, "seed": 42}
 INK, OIL, OTHER = "ink", "oil-2.0", "other"
@@ -41,7 +42,7 @@ LORAS = [
 
 @pytest.fixture
 def farm() -> Farm:
-    return Farm(catalog=Catalog([TINY, LARGE, STIFF, SKIPPING], "tiny", LORAS))
+    return Farm(catalog=Catalog([TINY, LARGE, STIFF, SKIPPING, TURBO], "tiny", LORAS))
 
 
 @pytest.fixture
@@ -103,6 +104,8 @@ def test_what_has_no_effect_finds_the_plain_picture(farm: Farm, client: TestClie
         ({"size": "256x256", "model": "stiff", "loras": [{"name": INK}]}, "unsupported_for_model", "loras"),
         ({"size": "256x256", "model": "stiff", "loras": [{"name": "none"}]}, "unsupported_for_model", "loras"),
         ({"size": "256x256", "model": "large", "skip_layer_guidance": 1}, "unsupported_for_model", "skip_layer_guidance"),
+        ({"model": "turbo", "preset": "draft"}, "unsupported_for_model", "preset"),
+        ({"model": "skipping", "preset": "balanced", "skip_layer_guidance": 2.8}, "unsupported_for_model", "preset"),
         ({"loras": [{"name": INK}, {"name": OIL}, {"name": INK}]}, "invalid_value", "loras"),
     ],
 )  # fmt: skip
@@ -116,15 +119,20 @@ def test_what_the_model_cannot_do_is_refused_at_the_door(
     assert farm.pending == 0
 
 
-def test_an_order_that_says_nothing_takes_the_models_words() -> None:
-    update = {"skip_layer_guidance": 2.8, "preset": "balanced"}
-    farm = Farm(catalog=Catalog([SKIPPING.model_copy(update=update)], "skipping"))
+@pytest.mark.parametrize(
+    ("field", "default", "other"),
+    [("skip_layer_guidance", 2.8, 0.0), ("preset", "balanced", "exact")],
+)
+def test_an_order_that_says_nothing_takes_the_models_word(
+    field: str, default: object, other: object
+) -> None:
+    entry = SKIPPING.model_copy(update={field: default})
+    farm = Farm(catalog=Catalog([entry], "skipping"))
 
     job = ordered(farm, farm.client())
-    said = ordered(farm, farm.client(), skip_layer_guidance=0, preset="exact")
+    said = ordered(farm, farm.client(), **{field: other})
 
-    assert (job.input["skip_layer_guidance"], job.input["preset"]) == (2.8, "balanced")
-    assert (said.input["skip_layer_guidance"], said.input["preset"]) == (0.0, "exact")
+    assert (job.input[field], said.input[field]) == (default, other)
 
 
 def test_a_dry_run_counts_the_pass_that_skip_layer_guidance_adds(client: TestClient) -> None:
@@ -136,6 +144,16 @@ def test_a_dry_run_counts_the_pass_that_skip_layer_guidance_adds(client: TestCli
 
     assert gpu_s(skip_layer_guidance=2.8) > gpu_s()
     assert gpu_s(skip_layer_guidance=2.8, guidance_scale=0) == gpu_s(guidance_scale=0)
+
+
+def test_a_dry_run_counts_what_a_preset_spares(client: TestClient) -> None:
+    def gpu_s(preset: str) -> float:
+        order = FOX | {"steps": 40, "preset": preset}
+        return float(client.post("/jobs?dry_run=true", json=order).json()["gpu_s"])
+
+    # guidance in half of the steps: 60 passes of 80, and the two for text and decoding
+    assert gpu_s("draft") / gpu_s("exact") == pytest.approx(62 / 82, rel=0.1)
+    assert gpu_s("draft") < gpu_s("balanced") < gpu_s("exact")
 
 
 def test_forms_and_openai_clients_say_the_same(farm: Farm) -> None:
@@ -223,24 +241,26 @@ def test_the_list_is_that_of_the_chosen_model(client: TestClient) -> None:
 
 def test_a_picture_says_what_it_was_drawn_with(farm: Farm, client: TestClient) -> None:
     job = ordered(
-        farm, client, model="skipping", preset="draft", skip_layer_guidance=2.8,
-        loras=[{"name": INK, "scale": 0.5}],
-    )  # fmt: skip
+        farm, client, model="skipping", skip_layer_guidance=2.8, loras=[{"name": INK, "scale": 0.5}]
+    )
     spec = job.images[0].render.spec
     found = read_info(encode_png(bytes(64 * 64 * 3), 64, 64, PictureInfo.of(spec, "f")))
 
     text = parse_infotext(found["parameters"])
     assert text["prompt"] == "a red fox <lora:ink:0.5>"
     assert text["Lora hashes"] == "ink: 1111111111"
-    assert (text["Preset"], text["Skip layer guidance"]) == ("draft", "2.8")
+    assert text["Skip layer guidance"] == "2.8"
     assert found["renderfarm"]["loras"] == [{"name": INK, "sha256": 64 * "1", "scale": 0.5}]
+    draft = ordered(farm, client, preset="draft").images[0].render.spec
+    found = read_info(encode_png(bytes(64 * 64 * 3), 64, 64, PictureInfo.of(draft, "f")))
+    assert parse_infotext(found["parameters"])["Preset"] == "draft"
 
 
 # ------------------------------------------------------------------------- lists, retries, tools
 
 
 def test_models_name_their_loras_and_no_file(client: TestClient) -> None:
-    tiny, large, stiff, skipping = client.get("/models").json()["data"]
+    tiny, large, stiff, skipping, _turbo = client.get("/models").json()["data"]
 
     assert [one["name"] for one in tiny["loras"]] == [INK, OIL]
     assert tiny["loras"][0] == {
@@ -280,6 +300,7 @@ def test_a_retry_takes_the_file_of_today(farm: Farm, client: TestClient) -> None
         ({"loras": [{"name": INK}]}, {}, "lora_not_found"),
         ({"loras": [{"name": INK}]}, {"compile": "full"}, "unsupported_for_model"),
         ({"skip_layer_guidance": 2.0}, {"skip_layers": ()}, "unsupported_for_model"),
+        ({"preset": "draft"}, {"guidance_scale": 0.0}, "unsupported_for_model"),
     ],
 )
 def test_a_retry_of_what_is_no_longer_there_is_refused(
@@ -295,10 +316,11 @@ def test_a_retry_of_what_is_no_longer_there_is_refused(
 
 def test_the_command_line_and_the_client_order_them(farm: Farm) -> None:
     with serving(farm.app) as url:
-        options = ["--model", "skipping", "--size", "64x64", "--lora", "ink:0.5", "--lora", OIL, "--preset", "draft",
-                   "--skip-layer-guidance", "2.5"]  # fmt: skip
+        options = ["--model", "skipping", "--size", "64x64", "--lora", "ink:0.5", "--lora", OIL, "--skip-layer-guidance", "2.5"]  # fmt: skip
         env = {"RENDERFARM_URL": url}
         done = CliRunner().invoke(main, ["submit", "a red fox", *options], env=env)
+        quick = ["submit", "a red fox", "--size", "64x64", "--preset", "draft"]
+        drafted = CliRunner().invoke(main, quick, env=env)
         wrong = CliRunner().invoke(main, ["submit", "a red fox", "--lora", "ink:much"], env=env)
         with Client(url) as client:
             model = client.model("tiny")
@@ -307,7 +329,8 @@ def test_the_command_line_and_the_client_order_them(farm: Farm) -> None:
     assert done.exit_code == 0, done.output
     given = farm.store.get(done.stdout.split("\t")[0]).input
     assert given["loras"] == [{"name": INK, "scale": 0.5}, {"name": OIL, "scale": 1.0}]
-    assert (given["preset"], given["skip_layer_guidance"]) == ("draft", 2.5)
+    assert given["skip_layer_guidance"] == 2.5
+    assert farm.store.get(drafted.stdout.split("\t")[0]).input["preset"] == "draft"
     assert (wrong.exit_code, "NAME:SCALE" in wrong.output) == (2, True)
     assert [one.name for one in model.loras] == [INK, OIL]
     assert model.loras[0].trigger == ("ink drawing",)

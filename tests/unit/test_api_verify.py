@@ -8,8 +8,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from api.app import create_app
+from shared.catalog import Catalog
 from shared.jobs import Failure, Verdict
-from shared.models import Catalog
 from tests.api_kit import TINY, Farm
 
 FOX = {"prompt": "a red fox", "steps": 4, "size": "64x64", "seed": 42}

@@ -90,13 +90,12 @@ def test_every_series_of_the_farm_is_looked_at_somewhere():
     parts = re.compile(r"_(bucket|sum|count)$")
     unseen = {parts.sub("", name) for name in known()} - {parts.sub("", name) for name in used}
 
-    assert unseen == {
-        # for a look at one of them, or for people's own queries
-        "renderfarm_leases", "renderfarm_renders_pending", "renderfarm_gpu_power_limit_watts",
-        "renderfarm_denoise_flops_total", "renderfarm_container_oom_kills_total",
-        "renderfarm_gpu_seconds_total", "renderfarm_worker_busy_seconds_total",
-        "renderfarm_workers",
-    } - {parts.sub("", name) for name in used}  # fmt: skip
+    assert unseen == {  # for people's own questions
+        "renderfarm_container_oom_kills_total",
+        "renderfarm_denoise_flops_total",
+        "renderfarm_gpu_power_limit_watts",
+        "renderfarm_leases",
+    }
 
 
 @pytest.mark.parametrize("alert", sorted({rule["alert"] for rule in alerts()}))

@@ -11,7 +11,7 @@ import promql_parser
 import pytest
 
 from deploy.local import DRAIN_MARGIN_S
-from shared.models import load_catalog
+from shared.catalog import load_catalog
 from shared.settings import load_settings
 from tests.manifests import MODELS, OVERLAYS, Missing, rendered
 

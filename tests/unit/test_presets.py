@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import get_args
 
 import pytest
+from pydantic import ValidationError
 
+from shared.catalog import load_catalog
 from shared.errors import InvalidOrder
 from shared.fingerprint import canonical, fingerprint
-from shared.models import Preset, load_catalog
+from shared.models import ModelEntry, Preset
 from shared.presets import RECIPES, check, recipe_of, share_of_passes
 from tests.orders import spec
 
@@ -59,6 +61,19 @@ def test_what_cannot_be_shortened_refuses_presets(changes: dict[str, str], skip:
 def test_other_orders_may_have_them() -> None:
     for preset in get_args(Preset):
         check(preset, MEDIUM, skip_layer_guidance=0.0)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"guidance_scale": 0.0}, {"skip_layers": [1], "skip_layer_guidance": 2.8}],
+    ids=["distilled", "skip-layer"],
+)
+def test_no_entry_has_a_default_that_it_would_refuse(changes: dict[str, object]) -> None:
+    fields = {"id": "m", "source": "tiny:", "preset": "draft"}
+
+    ModelEntry.model_validate(fields)
+    with pytest.raises(ValidationError, match="preset draft: "):
+        ModelEntry.model_validate(fields | changes)
 
 
 @pytest.mark.parametrize(

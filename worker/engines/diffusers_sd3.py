@@ -19,6 +19,7 @@ from shared.errors import DeviceFault, FarmError, ModelError, RenderFailed
 from shared.jobs import RenderSpec
 from shared.models import ModelEntry
 from shared.store.values import Gpu
+from shared.traces import step
 from worker.engines.attention import TORCHS_CHOICE, Attention
 from worker.engines.decode import decoded
 from worker.engines.denoise import Denoiser, Task, Words
@@ -172,19 +173,22 @@ class DiffusersSD3:
     def _draw(self, task: Task) -> Picture:
         self._meter.begin(self._prompts.counts)
         spec, started = task.spec, self._now()
-        words = self._words(spec)
-        encoded = self._now()
+        with step("text"):
+            words = self._words(spec)
+            encoded = self._now()
         given = task.inputs() if task.inputs else None
-        with self._loras.worn(spec.loras):
+        with self._loras.worn(spec.loras), step("denoise"):
             ready = self._now()
             latents = self._denoiser.latents(task, given, words)
-        denoised = self._now()
-        rgb = self._decode(latents)
-        rgb = composed(rgb, given) if given else rgb
+            denoised = self._now()
+        with step("decode"):
+            rgb = self._decode(latents)
+            rgb = composed(rgb, given) if given else rgb
+            painted = self._now()
         timings = {
             "text": encoded - started,
             "denoise": denoised - ready,
-            "decode": self._now() - denoised,
+            "decode": painted - denoised,
         }
         rung = self._ladder.rung
         profile = self._profile | ({"memory": rung.value} if rung else {})

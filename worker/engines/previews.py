@@ -15,9 +15,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from shared.flops import LATENT_PX
 from worker.engines.decode import levels, on_host
 from worker.engines.port import Previews
-from worker.engines.start import LATENT_PX, Repaint
+from worker.engines.start import Repaint
 
 PATCHES = (4, 12, 32, 128)  # on a side of each picture that is fitted to
 FITTED_PX = 256

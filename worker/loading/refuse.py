@@ -1,4 +1,7 @@
-"""What an entry asks that cannot be, on this card or anywhere: said before anything is fetched."""
+"""What an entry asks that cannot be, on this card or anywhere: said before anything is fetched.
+
+What an engine cannot do on any machine is refused where the entry is read: shared/engines.py.
+"""
 
 from __future__ import annotations
 
@@ -118,22 +121,6 @@ def _attention(entry: ModelEntry, card: Card | None) -> str | None:
     return None
 
 
-def _onnx(entry: ModelEntry, _card: Card | None) -> str | None:
-    if entry.engine != "onnx":
-        return None
-    asked = {
-        f"precision {entry.precision}": entry.precision in ("fp8", "fp8-storage", "nf4", "gguf"),
-        f"placement {entry.placement}": entry.placement != "gpu",
-        f"compile {entry.compile}": entry.compile != "off",
-        "skip_layers": bool(entry.skip_layers),
-    }
-    if refused := [name for name, wanted in asked.items() if wanted]:
-        return (
-            f"engine onnx knows no {', no '.join(refused)}: leave it out, or use engine diffusers"
-        )
-    return None
-
-
 def _told(card: Card | None) -> str:
     if card is None:
         return "a CPU"
@@ -142,5 +129,4 @@ def _told(card: Card | None) -> str:
 
 RULES: tuple[Rule, ...] = (
     _profile_alone, _gguf, _installed, _fp8, _nf4, _offload, _sequential, _compile, _attention,
-    _onnx,
 )  # fmt: skip
