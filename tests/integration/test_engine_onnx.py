@@ -439,6 +439,7 @@ def test_a_graph_in_bf16_is_sound_though_no_cpu_runs_it(settings: Settings, tmp_
 # ----------------------------------------------------------------------- a whole farm
 
 
+@pytest.mark.slow
 def test_a_farm_with_an_onnx_entry_draws_what_torch_draws(
     exported: Path,
     settings: Settings,

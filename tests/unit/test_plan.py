@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from cli.main import main
 from cli.observed import TooLittleSeen, summed_up
 from renderfarm_client import Job
-from shared.models import load_catalog
+from shared.catalog import load_catalog
 from shared.planning import MOST_BUSY, fewest, needs
 from shared.queueing import Crew, Load, waits
 from shared.store.memory import MemoryJobStore

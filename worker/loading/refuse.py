@@ -14,7 +14,9 @@ from worker.loading.card import Card
 
 Rule = Callable[[ModelEntry, Card | None], str | None]
 _TORCHAO, _BNB = "torchao", "bitsandbytes"
-_RESTS_ON_HOST = ("text-offload", "model-offload", "group-offload", "sequential-offload")
+_LAYER_BY_LAYER = ("group-offload", "sequential-offload")
+_MOVES_DRAWING = ("model-offload", *_LAYER_BY_LAYER)
+_RESTS_ON_HOST = ("text-offload", *_MOVES_DRAWING)
 
 
 def refuse_impossible(entry: ModelEntry, card: Card | None) -> None:
@@ -102,13 +104,9 @@ def _sequential(entry: ModelEntry, _card: Card | None) -> str | None:
 
 def _compile(entry: ModelEntry, _card: Card | None) -> str | None:
     place = entry.placement
-    if entry.compile == "full" and place in (
-        "model-offload",
-        "group-offload",
-        "sequential-offload",
-    ):
+    if entry.compile == "full" and place in _MOVES_DRAWING:
         return f"compile full keeps addresses that {place} changes: set compile to regional or off"
-    if entry.compile == "regional" and place in ("group-offload", "sequential-offload"):
+    if entry.compile == "regional" and place in _LAYER_BY_LAYER:
         return f"{place} works between the layers that compile would join: set compile to off"
     return None
 
