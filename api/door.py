@@ -29,6 +29,7 @@ from shared.jobs import (
 )
 from shared.loras import LoraEntry
 from shared.models import ModelEntry
+from shared.presets import check as check_preset
 from shared.store.values import (
     Order,
     Submission,
@@ -114,6 +115,7 @@ def _today(spec: RenderSpec, entry: ModelEntry, loras: Mapping[str, LoraEntry]) 
     if spec.skip_layer_guidance and not entry.skip_layers:
         message = f"{entry.id} has no layers to skip any more"
         raise InvalidOrder("unsupported_for_model", message, "skip_layer_guidance")
+    check_preset(spec.preset, entry, skip_layer_guidance=spec.skip_layer_guidance)
     named = tuple(_lora(lora.name, lora.scale, loras) for lora in spec.loras)
     update = {"model": entry.id, "model_digest": entry.digest, "loras": named}
     return spec.model_copy(update=update)
@@ -175,8 +177,14 @@ def resolve(
     given: Given = NOTHING,
     loras: Mapping[str, LoraEntry] = NO_LORAS,
 ) -> RenderSpec:
-    """What decides the pixels of image 0: the order's word, else the model entry's."""
+    """What decides the pixels of image 0: the order's word, else the model entry's.
+
+    Raises InvalidOrder.
+    """
     drawn = order.seed is None or order.seed < 0
+    preset = order.preset or entry.preset
+    skip_layer_guidance = _either(order.skip_layer_guidance, entry.skip_layer_guidance)
+    check_preset(preset, entry, skip_layer_guidance=skip_layer_guidance)
     width, height = entry.width, entry.height
     if given.init and order.width is None and order.height is None:
         width, height = entry.size_like(given.init.width, given.init.height)
@@ -195,8 +203,8 @@ def resolve(
         mask_image_sha256=given.mask.sha256 if given.mask else None,
         strength=_either(order.strength, STRENGTH) if given.init else None,
         loras=tuple(_lora(lora.name, lora.scale, loras) for lora in order.loras),
-        skip_layer_guidance=_either(order.skip_layer_guidance, entry.skip_layer_guidance),
-        preset=order.preset or entry.preset,
+        skip_layer_guidance=skip_layer_guidance,
+        preset=preset,
     )
 
 
@@ -211,6 +219,7 @@ def _order(spec: RenderSpec, entry: ModelEntry) -> Order:
         steps=spec.steps_to_run,
         guidance_scale=spec.guidance_scale,
         skip_layer_guidance=spec.skip_layer_guidance,
+        preset=spec.preset,
     )
     return Order(str(ULID()), fingerprint(spec), spec, cost_s)
 

@@ -17,6 +17,7 @@ from shared.errors import InvalidOrder, ModelError
 from shared.fingerprint import encode
 from shared.jobs import pool_name
 from shared.loras import LoraEntry
+from shared.presets import guided_steps, refusal
 
 SIDE_MULTIPLE_PX = 16
 Mode = Literal["txt2img", "img2img", "inpaint"]
@@ -102,6 +103,13 @@ class ModelEntry(BaseModel):
             raise ValueError(f"engine {self.engine}: {reason}")
         return self
 
+    @model_validator(mode="after")
+    def _keeps_its_preset(self) -> Self:
+        """Else it would refuse every order that leaves the preset out."""
+        if reason := refusal(self.preset, self, skip_layer_guidance=self.skip_layer_guidance):
+            raise ValueError(f"preset {self.preset}: {reason}")
+        return self
+
     @property
     def digest(self) -> str:
         """64 hex digits over the fields that decide pixels; part of every fingerprint."""
@@ -174,15 +182,18 @@ class ModelEntry(BaseModel):
         steps: int,
         guidance_scale: float,
         skip_layer_guidance: float = 0.0,
+        preset: str = "exact",
     ) -> float:
         """Device seconds of one image by this entry's first guess; workers measure the true rate.
 
-        Linear in steps and pixels, doubled by guidance, which skip-layer guidance adds a pass to
-        for as long as it acts; the two steps stand for text and decode.
+        Linear in steps and pixels, doubled by guidance for as long as the preset lets it act, which
+        skip-layer guidance adds a pass to for as long as that acts; the two steps stand for text
+        and decode. Steps that a preset's cache reuses are not foreseen.
         """
         passes = steps
         if guidance_scale > 1:
-            passes += steps + (self.skipping_steps(steps) if skip_layer_guidance else 0)
+            passes += guided_steps(preset, steps)
+            passes += self.skipping_steps(steps) if skip_layer_guidance else 0
         return self.step_seconds * (passes + 2) * width * height / 2**20
 
     def skipping_steps(self, steps: int) -> int:

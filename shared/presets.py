@@ -46,23 +46,25 @@ def recipe_of(preset: str) -> Recipe | None:
 
 def check(preset: str, entry: ModelEntry, *, skip_layer_guidance: float) -> None:
     """Raises InvalidOrder where the preset would not be what it says."""
-    if preset == "exact":
-        return
-    reason = None
-    if entry.distilled:
-        reason = f"{entry.id} draws in few steps, of which none can be left out"
-    elif entry.engine != "diffusers":
-        reason = f"{entry.id} runs in the engine {entry.engine}, which always does whole steps"
-    elif skip_layer_guidance:
-        reason = "skip-layer guidance asks for more work, and a preset for less"
-    if reason:
-        message = f"preset {preset} is not to be had here, order exact: {reason}"
+    if reason := refusal(preset, entry, skip_layer_guidance=skip_layer_guidance):
+        message = f"{preset} is not to be had here, order exact: {reason}"
         raise InvalidOrder("unsupported_for_model", message, "preset")
 
 
-def share_of_passes(preset: str, *, steps: int, guided: bool) -> float:
-    """Passes through the transformer, as a share of `exact`'s; steps reused come on top."""
+def refusal(preset: str, entry: ModelEntry, *, skip_layer_guidance: float) -> str | None:
+    """Why this model cannot draw so; None: it can."""
+    if preset == "exact":
+        return None
+    if entry.distilled:
+        return f"{entry.id} draws in few steps, of which none can be left out"
+    if entry.engine != "diffusers":
+        return f"{entry.id} runs in the engine {entry.engine}, which always does whole steps"
+    if skip_layer_guidance:
+        return "skip-layer guidance asks for more work, and a preset for less"
+    return None
+
+
+def guided_steps(preset: str, steps: int) -> int:
+    """In how many of the steps guidance acts, where it does."""
     recipe = recipe_of(preset)
-    if recipe is None or not guided:
-        return 1.0
-    return (steps + recipe.guided_steps(steps)) / (2 * steps)
+    return recipe.guided_steps(steps) if recipe else steps

@@ -22,6 +22,7 @@ from tests.painting import painting
 
 SKIPPING = TINY.model_copy(update={"id": "skipping", "aliases": (), "skip_layers": (7, 8, 9)})
 STIFF = LARGE.model_copy(update={"id": "stiff", "compile": "full"})
+TURBO = TINY.model_copy(update={"id": "turbo", "aliases": (), "guidance_scale": 0.0})
 FOX: dict[str, Any] = {"prompt": "a red fox", "size": "64x64", "steps": 4, "seed": 42}
 INK, OIL, OTHER = "ink", "oil-2.0", "other"
 
@@ -41,7 +42,7 @@ LORAS = [
 
 @pytest.fixture
 def farm() -> Farm:
-    return Farm(catalog=Catalog([TINY, LARGE, STIFF, SKIPPING], "tiny", LORAS))
+    return Farm(catalog=Catalog([TINY, LARGE, STIFF, SKIPPING, TURBO], "tiny", LORAS))
 
 
 @pytest.fixture
@@ -104,6 +105,8 @@ def test_what_has_no_effect_finds_the_plain_picture(farm: Farm, client: TestClie
         ({"size": "256x256", "model": "stiff", "loras": [{"name": "none"}]}, "unsupported_for_model", "loras"),
         ({"size": "256x256", "model": "large", "skip_layer_guidance": 1}, "unsupported_for_model", "skip_layer_guidance"),
         ({"loras": [{"name": INK}, {"name": OIL}, {"name": INK}]}, "invalid_value", "loras"),
+        ({"model": "turbo", "preset": "draft"}, "unsupported_for_model", "preset"),
+        ({"model": "skipping", "skip_layer_guidance": 1, "preset": "draft"}, "unsupported_for_model", "preset"),
     ],
 )  # fmt: skip
 def test_what_the_model_cannot_do_is_refused_at_the_door(
@@ -117,14 +120,13 @@ def test_what_the_model_cannot_do_is_refused_at_the_door(
 
 
 def test_an_order_that_says_nothing_takes_the_models_words() -> None:
-    update = {"skip_layer_guidance": 2.8, "preset": "balanced"}
-    farm = Farm(catalog=Catalog([SKIPPING.model_copy(update=update)], "skipping"))
+    for field, own, none in (("skip_layer_guidance", 2.8, 0.0), ("preset", "balanced", "exact")):
+        farm = Farm(catalog=Catalog([SKIPPING.model_copy(update={field: own})], "skipping"))
 
-    job = ordered(farm, farm.client())
-    said = ordered(farm, farm.client(), skip_layer_guidance=0, preset="exact")
+        job = ordered(farm, farm.client())
+        said = ordered(farm, farm.client(), **{field: none})
 
-    assert (job.input["skip_layer_guidance"], job.input["preset"]) == (2.8, "balanced")
-    assert (said.input["skip_layer_guidance"], said.input["preset"]) == (0.0, "exact")
+        assert (job.input[field], said.input[field]) == (own, none)
 
 
 def test_a_dry_run_counts_the_pass_that_skip_layer_guidance_adds(client: TestClient) -> None:
@@ -221,18 +223,24 @@ def test_the_list_is_that_of_the_chosen_model(client: TestClient) -> None:
     assert "secret" not in json.dumps([of_default, of_large])
 
 
-def test_a_picture_says_what_it_was_drawn_with(farm: Farm, client: TestClient) -> None:
-    job = ordered(
-        farm, client, model="skipping", preset="draft", skip_layer_guidance=2.8,
-        loras=[{"name": INK, "scale": 0.5}],
-    )  # fmt: skip
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"preset": "draft"}, ("draft", None)),
+        ({"model": "skipping", "skip_layer_guidance": 2.8}, (None, "2.8")),
+    ],
+)
+def test_a_picture_says_what_it_was_drawn_with(
+    farm: Farm, client: TestClient, fields: dict[str, Any], told: tuple[str | None, str | None]
+) -> None:
+    job = ordered(farm, client, loras=[{"name": INK, "scale": 0.5}], **fields)
     spec = job.images[0].render.spec
     found = read_info(encode_png(bytes(64 * 64 * 3), 64, 64, PictureInfo.of(spec, "f")))
 
     text = parse_infotext(found["parameters"])
     assert text["prompt"] == "a red fox <lora:ink:0.5>"
     assert text["Lora hashes"] == "ink: 1111111111"
-    assert (text["Preset"], text["Skip layer guidance"]) == ("draft", "2.8")
+    assert (text.get("Preset"), text.get("Skip layer guidance")) == told
     assert found["renderfarm"]["loras"] == [{"name": INK, "sha256": 64 * "1", "scale": 0.5}]
 
 
@@ -240,7 +248,7 @@ def test_a_picture_says_what_it_was_drawn_with(farm: Farm, client: TestClient) -
 
 
 def test_models_name_their_loras_and_no_file(client: TestClient) -> None:
-    tiny, large, stiff, skipping = client.get("/models").json()["data"]
+    tiny, large, stiff, skipping, _turbo = client.get("/models").json()["data"]
 
     assert [one["name"] for one in tiny["loras"]] == [INK, OIL]
     assert tiny["loras"][0] == {
@@ -295,19 +303,21 @@ def test_a_retry_of_what_is_no_longer_there_is_refused(
 
 def test_the_command_line_and_the_client_order_them(farm: Farm) -> None:
     with serving(farm.app) as url:
-        options = ["--model", "skipping", "--size", "64x64", "--lora", "ink:0.5", "--lora", OIL, "--preset", "draft",
-                   "--skip-layer-guidance", "2.5"]  # fmt: skip
+        options = ["--model", "skipping", "--size", "64x64", "--lora", "ink:0.5", "--lora", OIL]
         env = {"RENDERFARM_URL": url}
-        done = CliRunner().invoke(main, ["submit", "a red fox", *options], env=env)
+        done, drafted = (
+            CliRunner().invoke(main, ["submit", "a red fox", *options, *last], env=env)
+            for last in (["--skip-layer-guidance", "2.5"], ["--preset", "draft"])
+        )
         wrong = CliRunner().invoke(main, ["submit", "a red fox", "--lora", "ink:much"], env=env)
         with Client(url) as client:
             model = client.model("tiny")
             estimate = client.dry_run(prompt="a red fox", loras=[{"name": INK}])
 
-    assert done.exit_code == 0, done.output
-    given = farm.store.get(done.stdout.split("\t")[0]).input
+    assert (done.exit_code, drafted.exit_code) == (0, 0), done.output + drafted.output
+    given, draft = (farm.store.get(said.stdout.split("\t")[0]).input for said in (done, drafted))
     assert given["loras"] == [{"name": INK, "scale": 0.5}, {"name": OIL, "scale": 1.0}]
-    assert (given["preset"], given["skip_layer_guidance"]) == ("draft", 2.5)
+    assert (draft["preset"], given["skip_layer_guidance"]) == ("draft", 2.5)
     assert (wrong.exit_code, "NAME:SCALE" in wrong.output) == (2, True)
     assert [one.name for one in model.loras] == [INK, OIL]
     assert model.loras[0].trigger == ("ink drawing",)
