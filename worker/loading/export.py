@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.engines import ONNX_PRECISIONS
-from shared.errors import ModelError
+from shared.errors import FarmError, ModelError
 from shared.models import ModelEntry
 from shared.settings import Settings
 from worker.engines.dtypes import DTYPES
@@ -66,22 +66,39 @@ def export(
     quiet_libraries()
     say(f"looking for {entry.source}")
     source = locate(entry, settings)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".exporting-") as aside:
-        made = Path(aside) / "model"
-        graphs = ("transformer", "vae") if vae else ("transformer",)
-        say("linking or copying what stays as it is")
-        _copy(source, made, [part for part in wanted_by(entry).parts if part not in graphs])
-        _transformer(source, made, precision, say)
-        if vae:
-            _vae(source, made, precision, say)
-        say("hashing the graphs")
-        manifest = _manifest(entry, made, precision)
-        (made / ONNX_MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", "utf-8")
-        (made / sums.NAME).unlink(missing_ok=True)  # of the model that was exported
-        sums.write(made, files_of(made, wanted_by(serving)))
-        made.rename(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".exporting-") as aside:
+            made = Path(aside) / "model"
+            _write(entry, source, made, precision, vae, say)
+            sums.write(made, files_of(made, wanted_by(serving)))
+            made.rename(folder)
+    except FarmError:
+        raise
+    except Exception as error:  # a full disk has another class in each library
+        why = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ModelError(f"{folder} cannot be written: {why}") from error
     return serving
+
+
+def _write(
+    entry: ModelEntry,
+    source: Path,
+    made: Path,
+    precision: str,
+    vae: bool,
+    say: Callable[[str], None],
+) -> None:
+    graphs = ("transformer", "vae") if vae else ("transformer",)
+    say("linking or copying what stays as it is")
+    _copy(source, made, [part for part in wanted_by(entry).parts if part not in graphs])
+    _transformer(source, made, precision, say)
+    if vae:
+        _vae(source, made, precision, say)
+    say("hashing the graphs")
+    manifest = _manifest(entry, made, precision)
+    (made / ONNX_MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", "utf-8")
+    (made / sums.NAME).unlink(missing_ok=True)  # of the model that was exported
 
 
 def serving_entry(entry: ModelEntry, folder: Path, precision: str) -> ModelEntry:
