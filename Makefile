@@ -55,21 +55,24 @@ fuzz: .venv/.dev  ## thousands of requests that nobody foresaw; CASES= MINUTES=
 gpu: .venv/.dev  ## the tests that need a GPU
 	$(BIN)/python -m pytest -m gpu $(T)
 
-check: .venv/.dev  ## style, types, import rules and deployment files
+check: .venv/.dev  ## style, types, import rules, dashboards and deployment files
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m deploy.grafana --check
 	$(BIN)/python -m tests.manifests
 
 images:  ## container images of the API and the worker; needs Docker; VERSION=
 	docker build -f deploy/docker/api.Dockerfile -t renderfarm-api:$(VERSION) .
 	docker build -f deploy/docker/worker.Dockerfile -t renderfarm-worker:$(VERSION) .
 
-fmt: .venv/.dev  ## format, mend what can be mended, renew README's settings
+fmt: .venv/.dev  ## format, mend what can be mended, renew what is generated
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/python -m tests.readme
+	$(BIN)/python -m tests.metrics
+	$(BIN)/python -m deploy.grafana
 
 constraints:  ## pin the newest versions that fit together; needs uv
 	@command -v uv >/dev/null || { echo "make constraints needs uv: docs.astral.sh/uv"; exit 1; }

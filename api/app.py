@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, Response
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
@@ -23,6 +23,7 @@ from api.keyring import KeyRing
 from api.live import Deaf, Live
 from api.middleware import BodyLimit, RequestLog
 from api.openapi import complete
+from api.promises import Promises
 from api.reference import add_reference
 from api.routes import (
     admin,
@@ -44,15 +45,17 @@ from api.routes import (
     workers,
 )  # fmt: skip
 from api.routes import results as result_routes
+from api.tracing import RequestSpan
 from api.watch import Watch
+from shared.catalog import Catalog
 from shared.errors import FarmError
-from shared.metrics import ApiMetrics, StoreCollector
-from shared.models import Catalog
+from shared.metrics import ApiMetrics, CallMetrics, StoreCollector, counted, page
 from shared.owners import Office, office_in_memory
 from shared.results.port import ResultStore
 from shared.settings import Settings
 from shared.signing import Signer
 from shared.store.port import JobStore
+from shared.traces import NoTraces, Traces
 from shared.webhooks import trusted_hosts
 
 WEB = Path(__file__).parent / "web"
@@ -77,15 +80,21 @@ def create_app(
     registry: CollectorRegistry | None = None,
     open_live: Callable[[], Live] = Deaf,
     office: Office | None = None,
+    traces: Traces | None = None,
 ) -> FastAPI:
     """The API over these parts. Connects to nothing. Raises SettingsError for bad keys or hosts.
 
     `open_live`: where those who wait hear of their jobs; without it they only ask the store.
-    Without an `office` the only keys are those of the settings.
+    Without an `office` the only keys are those of the settings, without `traces` nothing is recorded.
     """
-    registry = registry or CollectorRegistry()
+    registry, farm_wide = registry or CollectorRegistry(), CollectorRegistry()
     office = office or office_in_memory()
-    registry.register(StoreCollector(store))
+    calls, metrics = CallMetrics(registry), ApiMetrics(registry)
+    ProcessCollector(registry=registry)
+    store, results = counted(store, "jobs", calls), counted(results, "results", calls)
+    store_faults = remembered(store.faults, STORE_CHECK_S)
+    pools = [entry.pool for entry in catalog.entries.values()]
+    farm_wide.register(StoreCollector(store, pools, store_faults))
     app = FastAPI(
         title="renderfarm",
         version=_version(),
@@ -104,22 +113,23 @@ def create_app(
         keys=KeyRing(settings, office.keys),
         audit=Audit(office.audit),
         signer=Signer(settings, store),
-        registry=registry,
-        metrics=ApiMetrics(registry),
+        metrics=metrics,
+        metrics_page=lambda: page(registry, farm_wide),
+        promises=Promises(metrics.eta_error.observe),
         version=app.version,
         storage_answers=remembered(lambda: answers(results.check), STORAGE_CHECK_S),
-        store_faults=remembered(store.faults, STORE_CHECK_S),
+        store_faults=store_faults,
         drain=Drain(settings.api_drain_s),
         workers=remembered(store.workers, WORKERS_S),
-        watch=Watch(store, open_live),
+        watch=Watch(store, open_live, metrics.waiting.track_inprogress),
     )
-    app.state.farm.metrics.waiting.set_function(lambda: app.state.farm.watch.watchers)
     _add_routes(app)
     for kind in (HTTPException, RequestValidationError, FarmError, Problem):
         app.add_exception_handler(kind, _answer)
     app.add_middleware(BodyLimit, limit_bytes=settings.max_body_mb * 2**20)
     https = (settings.public_url or "").startswith("https://")
-    app.add_middleware(RequestLog, metrics=app.state.farm.metrics, https=https)
+    app.add_middleware(RequestLog, metrics=metrics, https=https)
+    app.add_middleware(RequestSpan, traces=traces or NoTraces())
     app.add_middleware(LastAnswer, drain=app.state.farm.drain)  # the last is the outermost
     return app
 

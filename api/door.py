@@ -14,6 +14,7 @@ from api.auth import Owner
 from api.inputs import NOTHING, Given
 from api.schemas import NewJob
 from api.webhooks import webhook_of
+from shared import presets
 from shared.errors import InvalidOrder, JobFinished, JobNotFinished
 from shared.fingerprint import fingerprint, owned
 from shared.jobs import (
@@ -29,7 +30,6 @@ from shared.jobs import (
 )
 from shared.loras import LoraEntry
 from shared.models import ModelEntry
-from shared.presets import check as check_preset
 from shared.store.values import (
     Order,
     Submission,
@@ -115,7 +115,7 @@ def _today(spec: RenderSpec, entry: ModelEntry, loras: Mapping[str, LoraEntry]) 
     if spec.skip_layer_guidance and not entry.skip_layers:
         message = f"{entry.id} has no layers to skip any more"
         raise InvalidOrder("unsupported_for_model", message, "skip_layer_guidance")
-    check_preset(spec.preset, entry, skip_layer_guidance=spec.skip_layer_guidance)
+    presets.check(spec.preset, entry, skip_layer_guidance=spec.skip_layer_guidance)
     named = tuple(_lora(lora.name, lora.scale, loras) for lora in spec.loras)
     update = {"model": entry.id, "model_digest": entry.digest, "loras": named}
     return spec.model_copy(update=update)
@@ -179,12 +179,12 @@ def resolve(
 ) -> RenderSpec:
     """What decides the pixels of image 0: the order's word, else the model entry's.
 
-    Raises InvalidOrder.
+    Raises InvalidOrder for words that do not go together.
     """
-    drawn = order.seed is None or order.seed < 0
     preset = order.preset or entry.preset
     skip_layer_guidance = _either(order.skip_layer_guidance, entry.skip_layer_guidance)
-    check_preset(preset, entry, skip_layer_guidance=skip_layer_guidance)
+    presets.check(preset, entry, skip_layer_guidance=skip_layer_guidance)
+    drawn = order.seed is None or order.seed < 0
     width, height = entry.width, entry.height
     if given.init and order.width is None and order.height is None:
         width, height = entry.size_like(given.init.width, given.init.height)

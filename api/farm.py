@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from fastapi import Request
-from prometheus_client import CollectorRegistry
 from ulid import ULID
 
 from api.audit import Audit
@@ -18,12 +17,13 @@ from api.fetching import Fetcher
 from api.keyring import KeyRing
 from api.links import links
 from api.owner import Owner
+from api.promises import Promises
 from api.watch import Watch
+from shared.catalog import Catalog
 from shared.errors import JobGone, JobNotFound, Unavailable
 from shared.jobs import Job
 from shared.links import Links
 from shared.metrics import ApiMetrics
-from shared.models import Catalog
 from shared.results.port import ResultStore
 from shared.settings import Settings
 from shared.signing import Signer
@@ -47,8 +47,9 @@ class Farm:
     keys: KeyRing
     audit: Audit
     signer: Signer
-    registry: CollectorRegistry
     metrics: ApiMetrics
+    metrics_page: Callable[[], bytes]
+    promises: Promises
     version: str
     storage_answers: Callable[[], bool]
     store_faults: Callable[[], tuple[StoreFault, ...]]

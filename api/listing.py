@@ -13,9 +13,9 @@ from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Fiel
 from api.auth import Owner
 from api.errors import Fault, Problem, refuse
 from api.farm import JOB_ID
+from shared.catalog import Catalog
 from shared.errors import InvalidOrder
 from shared.jobs import JobStatus
-from shared.models import Catalog
 from shared.store.queries import JobQuery
 
 _METADATA = re.compile(r"metadata\[(.*)\]", re.DOTALL)

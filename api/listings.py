@@ -97,6 +97,7 @@ class WorkerStateView(Answer):
 
     state: str
     steps: list[LoadingStepView]
+    load_s: float | None
     error: str | None
     note: str | None
     last_death: DeathView | None
@@ -135,6 +136,7 @@ class WorkerView(Answer):
     state: str
     note: str | None
     steps: list[LoadingStepView]
+    load_s: float | None
     error: str | None
     engine: str | None
     placement: str | None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
 from functools import partial
 from threading import Thread
@@ -16,12 +17,13 @@ from api.connections import BoundedConnection, allow_files
 from api.drain import DrainingServer
 from api.live import RedisLive
 from shared import logs
-from shared.models import load_catalog
+from shared.catalog import load_catalog
 from shared.owners import open_office
 from shared.results import open_results
 from shared.settings import Settings, load_settings
 from shared.store import open_store
 from shared.store.checks import report
+from shared.traces import Traces, open_traces
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -33,7 +35,7 @@ KEEP_ALIVE_S = 75  # longer than the 60 s of most proxies, so that they close fi
 GRACE_S = 30
 
 
-def build(settings: Settings) -> FastAPI:
+def build(settings: Settings, traces: Traces | None = None) -> FastAPI:
     """The application on the real parts. Raises SettingsError, ModelError."""
     office = open_office(settings)
     refuse_open_door(settings, office.keys)
@@ -44,6 +46,7 @@ def build(settings: Settings) -> FastAPI:
         load_catalog(settings.models_file, settings.default_model),
         open_live=lambda: RedisLive(settings.redis_address),
         office=office,
+        traces=traces,
     )
 
 
@@ -53,7 +56,8 @@ def serve(settings: Settings) -> None:
     The first signal refuses new orders and answers polls for `api_drain_s` more; a second hurries.
     """
     logs.setup("api", settings.log_level, settings.log_format)
-    app = build(settings)
+    traces = open_traces("api", settings)
+    app = build(settings, traces)
     farm: Farm = app.state.farm
     Thread(target=report, args=(farm.store, log), name="check", daemon=True).start()
     allow_files(settings.max_connections)
@@ -70,6 +74,7 @@ def serve(settings: Settings) -> None:
         timeout_graceful_shutdown=GRACE_S,
     )
     DrainingServer(config, farm.drain, farm.watch.leave).run()
+    traces.close()
 
 
 def bounded(settings: Settings) -> type[asyncio.Protocol]:
@@ -89,4 +94,6 @@ def __getattr__(name: str) -> FastAPI:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     settings = load_settings()
     logs.setup("api", settings.log_level, settings.log_format)
-    return build(settings)
+    traces = open_traces("api", settings)
+    atexit.register(traces.close)
+    return build(settings, traces)

@@ -71,9 +71,13 @@ class RequestLog:
         route = getattr(request.scope.get("route"), "path", "") or "unmatched"
         method = request.method if request.method in _METHODS else "OTHER"
         self._metrics.requests.labels(route, method, str(status)).inc()
-        if not getattr(request.state, "waited", False):  # how long jobs take is no latency of ours
+        if getattr(request.state, "waited", False):  # how long jobs take is no latency of ours
+            self._metrics.wait_seconds.labels(route).observe(seconds)
+        else:
             self._metrics.request_seconds.labels(route, method).observe(seconds)
         level = logging.WARNING if status >= 500 else logging.INFO
+        if code := getattr(request.state, "code", None):
+            self._metrics.refusals.labels(code).inc()
         known = {key: getattr(request.state, key, None) for key in ("owner", "code", "job_id")}
         logs.event(
             log,

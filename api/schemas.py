@@ -18,10 +18,11 @@ from pydantic_core import PydanticCustomError
 
 from api.references import ImageField
 from api.webhooks import NewWebhook
+from shared.catalog import Catalog
 from shared.errors import InvalidOrder
 from shared.jobs import SEEDS
 from shared.loras import DEFAULT_SCALE, MOST_LORAS, MOST_SCALE
-from shared.models import SIDE_MULTIPLE_PX, Catalog, Mode, ModelEntry, Preset
+from shared.models import SIDE_MULTIPLE_PX, Mode, ModelEntry, Preset
 from shared.ssrf import Hosts
 
 ALIASES = {"num_inference_steps": "steps", "cfg_scale": "guidance_scale"}

@@ -13,7 +13,7 @@ from api.farm import Farm
 from api.negotiation import unchanged
 from shared.answers import JobView
 from shared.eta import Crew
-from shared.jobs import Job
+from shared.jobs import Job, JobStatus
 from shared.views import job_view
 
 
@@ -31,13 +31,18 @@ def shown(request: Request, farm: Farm, job: Job, status: int, headers: dict[str
 
 def seen(request: Request, farm: Farm, job: Job) -> JobView:
     """The job as it is now. Raises StoreUnavailable."""
-    return job_view(
+    now = time.time()
+    view = job_view(
         job,
         farm.links(request),
-        now=time.time(),
+        now=now,
         retention_s=farm.settings.job_retention_s,
         crew=crew_of(farm, job),
     )
+    farm.promises.told(job.id, view.eta_s, now)
+    if job.status is JobStatus.succeeded:
+        farm.promises.kept(job.id, max(image.finished_at or now for image in job.images))
+    return view
 
 
 def crew_of(farm: Farm, job: Job) -> Crew:

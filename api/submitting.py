@@ -11,7 +11,9 @@ from api.errors import rate_headers
 from api.farm import Farm
 from api.limits import check
 from api.owner import Owner
+from shared.jobs import JobImage, device_seconds
 from shared.store.values import Submission, Submitted
+from shared.traces import current
 
 
 def take(
@@ -25,9 +27,19 @@ def take(
     `api.errors` makes a 429 or 503 with `Retry-After`; IdempotencyConflict, StoreUnavailable.
     """
     farm.drain.refuse_orders()
-    submitted = farm.store.submit(allowed(farm, owner, submission))
+    span = current()
+    job = submission.job.model_copy(update={"trace": span.context})
+    submitted = farm.store.submit(allowed(farm, owner, replace(submission, job=job)))
     request.state.job_id = submitted.job.id
-    _count(farm, submitted)
+    span.tell(
+        job=submitted.job.id,
+        model=submitted.job.input["model"],
+        replayed=submitted.replayed,
+        cached=submitted.hits,
+        attached=submitted.attached,
+        made=submitted.made,
+    )
+    _count(farm, submission, submitted)
     if not submitted.replayed:  # only a retry or a verification is ordered for another
         what = "job.retried" if submitted.job.retries else "job.verified"
         farm.audit.upon_another(request, owner, what, submitted.job)
@@ -46,8 +58,18 @@ def allowed(farm: Farm, owner: Owner, submission: Submission) -> Submission:
     return scoped(submission, farm.settings.cache_scope)
 
 
-def _count(farm: Farm, submitted: Submitted) -> None:
-    if not submitted.replayed:
-        farm.metrics.images.labels("hit").inc(submitted.hits)
-        farm.metrics.images.labels("attached").inc(submitted.attached)
-        farm.metrics.images.labels("new").inc(submitted.made)
+def _count(farm: Farm, submission: Submission, submitted: Submitted) -> None:
+    if submitted.replayed:
+        return
+    farm.metrics.images.labels("hit").inc(submitted.hits)
+    farm.metrics.images.labels("attached").inc(submitted.attached)
+    farm.metrics.images.labels("new").inc(submitted.made)
+    farm.metrics.saved_seconds.labels("hit").inc(sum(map(_made_in_s, submitted.job.images)))
+    each_s = submission.orders[0].cost_s  # they differ by their seeds alone
+    farm.metrics.saved_seconds.labels("attached").inc(submitted.attached * each_s)
+
+
+def _made_in_s(image: JobImage) -> float:
+    """Device seconds that its picture took when it was made; 0 where it was not there yet."""
+    result = image.render.result if image.cached else None
+    return device_seconds(result.timings_s) if result else 0.0

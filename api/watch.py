@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from itertools import chain
 from typing import TypeVar
 
@@ -24,8 +25,15 @@ class Watch:
     `open_live` makes the subscription of a loop, when somebody first waits in it.
     """
 
-    def __init__(self, store: JobStore, open_live: Callable[[], Live]) -> None:
+    def __init__(
+        self,
+        store: JobStore,
+        open_live: Callable[[], Live],
+        present: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
+        """`present` is entered for as long as somebody waits."""
         self._store = store
+        self._present = present
         self._open_live = open_live
         self._hubs: dict[asyncio.AbstractEventLoop, tuple[Hub, asyncio.Task[None]]] = {}
         self._leaving = self._gone = False
@@ -42,7 +50,7 @@ class Watch:
         deleted meanwhile) and StoreUnavailable.
         """
         hub, watcher = self._hub(), Watcher()
-        async with hub.watching(job_id, watcher):
+        async with self._watching(hub, job_id, watcher):
             try:
                 async with asyncio.timeout(limit_s):
                     while not self._ends(to_the_last):
@@ -67,7 +75,7 @@ class Watch:
         hub, watcher = self._hub(), Watcher(follows=True, last=event_of(after))
         if after is not None and watcher.last is None:
             return
-        async with hub.watching(job_id, watcher) as topic:
+        async with self._watching(hub, job_id, watcher) as topic:
             while not self._ends(to_the_last):
                 news = await self._missed(hub, topic, watcher, job_id)
                 if news is None:
@@ -81,6 +89,12 @@ class Watch:
     async def read(self, ask: Callable[[], T]) -> T:
         """Ask the store for one who waits: in threads of their own, so that orders find others free."""
         return await self._hub().read(ask)
+
+    @asynccontextmanager
+    async def _watching(self, hub: Hub, job_id: str, watcher: Watcher) -> AsyncIterator[Topic]:
+        with self._present():
+            async with hub.watching(job_id, watcher) as topic:
+                yield topic
 
     async def _missed(
         self, hub: Hub, topic: Topic, watcher: Watcher, job_id: str

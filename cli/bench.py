@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.bench_table import show
+from shared.catalog import load_catalog
 from shared.errors import FarmError
-from shared.models import load_catalog
 from shared.settings import load_settings
 
 if TYPE_CHECKING:

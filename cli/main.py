@@ -32,6 +32,7 @@ COMMANDS = {
     "audit": "cli.audit",
     "models": "cli.models",
     "bench": "cli.bench",
+    "plan": "cli.plan",
     "verify": "cli.verify",
     "settings": "cli.settings",
     "api": "cli.parts",

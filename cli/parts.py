@@ -7,7 +7,7 @@ import sys
 import click
 
 from cli.settings import overridden
-from shared.models import load_catalog
+from shared.catalog import load_catalog
 from shared.settings import load_settings
 
 

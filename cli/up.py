@@ -18,8 +18,9 @@ from deploy.local import LocalFarm, Server, bindable
 from deploy.lock import lock
 from deploy.slots import choose_slots, find_gpus
 from renderfarm_client import Client, FarmStatus, RenderFarmError
+from shared.catalog import load_catalog
 from shared.errors import FarmError
-from shared.models import ModelEntry, load_catalog
+from shared.models import ModelEntry
 from shared.settings import Settings, load_settings
 
 TICK_S = 0.1

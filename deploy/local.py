@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
@@ -20,6 +21,7 @@ from shared.settings import PREFIX, Settings, environment, variable
 PART_GRACE_S = 10.0  # the chores, and the API after its drain, have little to finish
 DRAIN_MARGIN_S = 10.0  # a worker gives its render back after `drain_s`; this is for the way out
 REFUSED = frozenset({2})  # the exit code of wrong settings: starting again cannot help
+TARGETS = "metrics-targets.json"
 ROOT = Path(__file__).parent.parent
 # -P: a folder `cli` where the operator happens to stand must not be taken for ours
 COMMAND = (sys.executable, "-P", "-m", "cli.main")
@@ -59,6 +61,7 @@ class LocalFarm:
         self._oom = OomWatch()  # the children live in the cgroup of this process
         self._redis_backoff = Backoff()
         self._redis_started_at = self._redis_due_at = 0.0
+        self._pages: list[str] = []  # host:port
         self.api: list[Child] = []
         self.workers: list[Child] = []
         self.chores: list[Child] = []
@@ -70,8 +73,11 @@ class LocalFarm:
             self._redis_started_at = self._clock.monotonic()
         drain = {variable("api_drain_s"): str(self._api_drain_s)}
         self.api = [self._child("api", "api", **drain)]
-        self.chores = [self._child("chores", "chores")]
+        self._pages = [f"{reachable(self._settings.host)}:{self._settings.port}"]
+        page = {variable("chores_metrics_port"): self._page(self._settings.chores_metrics_port)}
+        self.chores = [self._child("chores", "chores", **page)]
         self.workers = [self._worker(index, slot) for index, slot in enumerate(self._slots)]
+        self._write_targets()
         for child in self._children:
             child.start()
 
@@ -95,6 +101,23 @@ class LocalFarm:
             stop_all(children, grace_s, hurry, self._clock)
         if self._redis:
             self._redis.stop()
+
+    def _write_targets(self) -> None:
+        """Where this farm's metrics are, for the `file_sd_configs` of a Prometheus."""
+        file = self._settings.data_dir / TARGETS
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps([{"targets": self._pages}]))
+
+    def _page(self, port: int | None) -> str:
+        """The port of one more page of metrics: this, or a free one. Raises SettingsError."""
+        host = self._settings.worker_metrics_host
+        try:
+            port = port or free_port(host)
+        except OSError as error:
+            name = variable("worker_metrics_host")
+            raise SettingsError(f"{name}: cannot listen on {host} ({error.strerror})") from error
+        self._pages.append(f"{reachable(host)}:{port}")
+        return str(port)
 
     @property
     def _api_drain_s(self) -> float:
@@ -121,9 +144,12 @@ class LocalFarm:
             raise FarmError("redis lost its port to another program; start the farm again")
 
     def _worker(self, index: int, slot: Slot) -> Child:
-        env = {**slot.env, "FARM_WORKER_NAME": slot.name}
-        if port := self._settings.worker_metrics_port:
-            env["FARM_WORKER_METRICS_PORT"] = str(port + index)
+        base = self._settings.worker_metrics_port
+        env = {
+            **slot.env,
+            variable("worker_name"): slot.name,
+            variable("worker_metrics_port"): self._page(base and base + index),
+        }
         from worker.exits import WORDS
 
         name = f"worker-{slot.name}"
@@ -144,6 +170,13 @@ class LocalFarm:
         path = os.pathsep.join(filter(None, (str(ROOT), inherited.get("PYTHONPATH"))))
         env = {**inherited, **environment(self._settings), "PYTHONPATH": path}
         return env | ({variable("redis_url"): self._redis.url} if self._redis else {})
+
+
+def reachable(host: str) -> str:
+    """Where this machine reaches what binds that address, as it stands in a URL."""
+    if host in ("", "0.0.0.0", "::"):  # noqa: S104 - nothing is bound here
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host
 
 
 def bindable(host: str, port: int) -> int:

@@ -37,6 +37,7 @@ class Verdict(Record):
 
     identical: bool
     max_abs_diff: int | None = None
+    psnr_db: float | None = None
     sha256: str | None = None
 
 
@@ -217,6 +218,7 @@ class LoadingStep(Record):
 class WorkerStatus(Record):
     state: str
     steps: tuple[LoadingStep, ...] = ()
+    load_s: float | None = None
     error: str | None = None
 
 

@@ -22,6 +22,7 @@ class MemoryGroup:
 
     oom_kills: int
     limit_bytes: int | None  # the nearest that binds
+    used_bytes: int | None = None
 
 
 def read_memory(root: Path = Path("/")) -> MemoryGroup | None:
@@ -30,10 +31,11 @@ def read_memory(root: Path = Path("/")) -> MemoryGroup | None:
         with suppress(OSError, ValueError):
             if (folder / "memory.events").exists():
                 kills = _field(folder / "memory.events", "oom_kill")
-                return MemoryGroup(kills, _limit(folder, mount))
+                return MemoryGroup(kills, _limit(folder, mount), _number(folder / "memory.current"))
             kills = _field(folder / "memory.oom_control", "oom_kill")
             limit = _field(folder / "memory.stat", "hierarchical_memory_limit")
-            return MemoryGroup(kills, limit if limit < UNLIMITED_BYTES else None)
+            used = _number(folder / "memory.usage_in_bytes")
+            return MemoryGroup(kills, limit if limit < UNLIMITED_BYTES else None, used)
     return None
 
 
@@ -103,6 +105,12 @@ def _field(file: Path, name: str) -> int:
         if key == name:
             return int(value)
     raise ValueError(name)
+
+
+def _number(file: Path) -> int | None:
+    with suppress(OSError, ValueError):  # the root group of v2 has no such file
+        return int(file.read_text())
+    return None
 
 
 def _limit(folder: Path, mount: Path) -> int | None:

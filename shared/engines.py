@@ -41,5 +41,4 @@ def _onnx(entry: ModelEntry) -> tuple[tuple[bool, str], ...]:
             "it decodes in one piece: leave vae_tiling and allow_tiling out",
         ),
         (bool(entry.skip_layers), "a graph always runs whole: leave skip_layers out"),
-        (entry.preset != "exact", "a graph always runs whole: its preset is exact"),
     )

@@ -6,6 +6,7 @@ share the render. A job's status is never stored: it is read off its renders (`j
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, ClassVar, Literal
 
@@ -188,15 +189,22 @@ class StoredResult(Passed):
     stored_at: float  # unix seconds
 
 
+def device_seconds(timings_s: Mapping[str, float]) -> float:
+    """The phases of a render for which the device is taken."""
+    return sum(timings_s.get(phase, 0.0) for phase in ("text", "denoise", "decode"))
+
+
 class Verdict(Passed):
     """A render made again and compared with its stored picture, which stays as it is.
 
-    `max_abs_diff`: the largest difference of any sample, 0 to 255. `sha256` is that of the PNG that
+    `max_abs_diff`: the largest difference of any sample, 0 to 255. `psnr_db`: of the whole, 99 where
+    nothing differs; None where the sizes do, or an older worker compared. `sha256` is that of the PNG that
     this render would have stored: it tells of another encoder or library too.
     """
 
     identical: bool
     max_abs_diff: int
+    psnr_db: float | None = None
     sha256: str
     timings_s: dict[str, float] = {}
     profile: dict[str, str] = {}
@@ -279,6 +287,17 @@ class Webhook(Record):
     base: str
 
 
+class TraceContext(Record):
+    """Where in a trace something happened, as W3C Trace Context writes it: `traceparent`, `tracestate`."""
+
+    parent: str
+    state: str = ""
+
+    @property
+    def trace_id(self) -> str:
+        return self.parent.split("-")[1]
+
+
 class Job(Record):
     """What a client ordered. `input` is resolved: defaults in, aliases folded, seed concrete."""
 
@@ -291,6 +310,7 @@ class Job(Record):
     webhook: Webhook | None = None
     retries: str | None = None  # the job that this one orders again
     verifies: str | None = None  # the job whose picture this one compares with
+    trace: TraceContext | None = None  # of the request that ordered it
     created_at: float
     deadline_at: float | None = None
     cancel_requested_at: float | None = None

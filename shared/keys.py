@@ -51,6 +51,11 @@ farm:audit            stream  what admins did, the last 10,000 acts
 farm:submits:<owner>  string  when the owner's allowance of orders is whole again, unix seconds
 farm:owed             hash    owner -> how many queued renders are on his account
 farm:owed_ms          hash    owner -> their predicted device milliseconds
+farm:waiting          hash    "<pool> <priority>" -> how many renders are queued there
+farm:waiting_ms       hash    the same -> their device milliseconds, by the model entry's first guess
+farm:worked_ms        hash    pool -> device milliseconds that went into pictures
+farm:spent:<day>      zset    owner -> the same of one day of UTC, counted from 1970 (two days)
+farm:deaths           hash    cause -> how many workers died of it
 farm:pace:pool:<pool> string  "<renders claimed per second> <when>", a mean that fades in a minute
 farm:pace:owner:<o>   string  the same of one owner (ten minutes)
 render.<pool>         list    tickets: the Celery queue of one pool
@@ -108,6 +113,11 @@ KEYS = {
     "submits": "farm:submits:",
     "owed": "farm:owed",
     "owed_ms": "farm:owed_ms",
+    "waiting": "farm:waiting",
+    "waiting_ms": "farm:waiting_ms",
+    "worked_ms": "farm:worked_ms",
+    "spent": "farm:spent:",
+    "deaths": "farm:deaths",
     "pace": "farm:pace:",
     "queue": "render.",
 }

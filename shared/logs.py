@@ -10,6 +10,8 @@ import time
 from contextvars import ContextVar
 from typing import Any
 
+from shared.traces import current
+
 # Every line of a request bears its id, in whatever thread or library it is written.
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
@@ -25,12 +27,21 @@ _WATCHED = ("httpx2", "httpcore2", "botocore", "boto3", "urllib3", "kombu", "cel
 
 
 def setup(component: str, level: str = "INFO", style: str = "json") -> None:
-    """Send this process' log to stderr. `component`: api, worker, chores, farm."""
+    """Send this process' log to stderr. `component`: api, worker, keeper, chores, farm."""
     handler = logging.StreamHandler()
     handler.setFormatter(_Json(component) if style == "json" else _Text(component))
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    take_over("uvicorn", "uvicorn.error")  # its command line was there before the application
+    logging.getLogger("uvicorn.access").disabled = True  # URLs with signatures; ours has none
     for name in _WATCHED:  # their INFO is our DEBUG
         logging.getLogger(name).setLevel("DEBUG" if level == "DEBUG" else "WARNING")
+
+
+def take_over(*names: str) -> None:
+    """What these loggers write looks like all other lines, whatever handlers they came with."""
+    for name in names:
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [], True
 
 
 def event(log: logging.Logger, action: str, level: int = logging.INFO, /, **fields: Any) -> None:
@@ -77,7 +88,9 @@ class _Text(logging.Formatter):
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    known = {"request_id": request_id.get(), **vars(record)}
+    context = current().context
+    trace = context.trace_id if context else None
+    known = {"request_id": request_id.get(), "trace": trace, **vars(record)}
     return {k: v for k, v in known.items() if k not in _PLAIN and v is not None}
 
 

@@ -1,28 +1,23 @@
-"""A model is data: one `ModelEntry` per served model, read from `models.toml`."""
+"""A model is data: one `ModelEntry` per served model."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-import tomllib
-from collections.abc import Sequence
-from importlib import resources
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from shared.engines import unfit
-from shared.errors import InvalidOrder, ModelError
+from shared import engines, presets
 from shared.fingerprint import encode
 from shared.jobs import pool_name
-from shared.loras import LoraEntry
-from shared.presets import guided_steps, refusal
 
 SIDE_MULTIPLE_PX = 16
 Mode = Literal["txt2img", "img2img", "inpaint"]
 Precision = Literal["fp32", "bf16", "fp16", "fp8", "fp8-storage", "int8", "nf4", "gguf"]
 Preset = Literal["exact", "balanced", "draft"]
+# The fastest first.
+Placement = Literal["gpu", "text-offload", "model-offload", "group-offload", "sequential-offload"]
 # The fields that decide pixels. Placement, compile and attention only round: they stand in a
 # result's numeric profile instead, so that tuning a worker does not empty the cache.
 PIXEL_FIELDS = ("source", "revision", "precision", "t5", "max_sequence_length", "engine")
@@ -58,9 +53,7 @@ class ModelEntry(BaseModel):
     engine: Literal["diffusers", "onnx"] = "diffusers"
 
     profile: Literal["fast", "eco", "auto"] | None = None  # sets placement and compile
-    placement: Literal[
-        "gpu", "text-offload", "model-offload", "group-offload", "sequential-offload"
-    ] = "gpu"
+    placement: Placement = "gpu"
     compile: Literal["off", "regional", "full"] = "off"
     # `WxH`, compiled before the worker is ready, as its default size is
     warm_sizes: tuple[Annotated[str, Field(pattern=r"^[1-9][0-9]*x[1-9][0-9]*$")], ...] = ()
@@ -95,19 +88,15 @@ class ModelEntry(BaseModel):
             raise ValueError("its defaults are beyond max_pixels or max_steps")
         if self.skip_layer_guidance and not self.skip_layers:
             raise ValueError("skip_layer_guidance needs skip_layers")
+        unfit = presets.unfit(self.preset, self, skip_layer_guidance=self.skip_layer_guidance)
+        if unfit:
+            raise ValueError(f"preset {self.preset}: {unfit}")
         return self
 
     @model_validator(mode="after")
     def _suits_its_engine(self) -> Self:
-        if reason := unfit(self):
+        if reason := engines.unfit(self):
             raise ValueError(f"engine {self.engine}: {reason}")
-        return self
-
-    @model_validator(mode="after")
-    def _keeps_its_preset(self) -> Self:
-        """Else it would refuse every order that leaves the preset out."""
-        if reason := refusal(self.preset, self, skip_layer_guidance=self.skip_layer_guidance):
-            raise ValueError(f"preset {self.preset}: {reason}")
         return self
 
     @property
@@ -125,7 +114,7 @@ class ModelEntry(BaseModel):
         """What is multiplied in, and what everything is held in that is not quantized."""
         if self.precision == "fp32" or self.precision == "fp16":
             return self.precision
-        return "bf16"
+        return "fp32" if self.engine == "onnx" and self.precision == "int8" else "bf16"
 
     @property
     def sizes_to_warm(self) -> tuple[tuple[int, int], ...]:
@@ -186,14 +175,16 @@ class ModelEntry(BaseModel):
     ) -> float:
         """Device seconds of one image by this entry's first guess; workers measure the true rate.
 
-        Linear in steps and pixels, doubled by guidance for as long as the preset lets it act, which
-        skip-layer guidance adds a pass to for as long as that acts; the two steps stand for text
-        and decode. Steps that a preset's cache reuses are not foreseen.
+        Linear in steps and pixels, doubled by guidance, which skip-layer guidance adds a pass to
+        for as long as it acts, and which a preset ends early; what else a preset spares is seen
+        only while it draws. The two steps stand for text and decode.
         """
-        passes = steps
-        if guidance_scale > 1:
-            passes += guided_steps(preset, steps)
-            passes += self.skipping_steps(steps) if skip_layer_guidance else 0
+        guided = guidance_scale > 1
+        passes = (2 * steps if guided else steps) * presets.share_of_passes(
+            preset, steps=steps, guided=guided
+        )
+        if guided and skip_layer_guidance:
+            passes += self.skipping_steps(steps)
         return self.step_seconds * (passes + 2) * width * height / 2**20
 
     def skipping_steps(self, steps: int) -> int:
@@ -203,70 +194,3 @@ class ModelEntry(BaseModel):
         """
         first, last = steps * self.skip_layer_start, steps * self.skip_layer_stop
         return sum(first < step < last for step in range(steps))
-
-
-# What clients of other services ask for when nobody told them a name: the default model, unless an
-# entry of the farm is called so.
-DEFAULT_ALIASES = (
-    "dall-e-2", "dall-e-3", "gpt-image-1", "gpt-image-1-mini", "gpt-image-1.5", "gpt-image-2",
-    "chatgpt-image-latest", "stablediffusion",
-)  # fmt: skip
-
-
-class Catalog:
-    """The models of one farm and their LoRAs; `find` folds aliases, and `names` has them all."""
-
-    def __init__(
-        self, entries: list[ModelEntry], default: str, loras: Sequence[LoraEntry] = ()
-    ) -> None:
-        self.entries = {entry.id: entry for entry in entries}
-        self.names = {alias: entry for entry in entries for alias in (entry.id, *entry.aliases)}
-        self.default = self.find(default)
-        self.names = dict.fromkeys(DEFAULT_ALIASES, self.default) | self.names
-        self.loras = {lora.name: lora for lora in loras}
-        self._check_loras()
-
-    def _check_loras(self) -> None:
-        """Raises ModelError."""
-        for lora in self.loras.values():
-            if unknown := [name for name in lora.models if name not in self.entries]:
-                raise ModelError(
-                    f"the LoRA {lora.name} is for {unknown[0]}, which is no model's id"
-                )
-        files = [lora.sha256 for lora in self.loras.values()]
-        for lora in self.loras.values():
-            if files.count(lora.sha256) > 1:
-                raise ModelError(f"the file of the LoRA {lora.name} stands in the list twice")
-
-    def loras_of(self, entry: ModelEntry) -> list[LoraEntry]:
-        """Those that an order for this model may name."""
-        loras = self.loras.values() if entry.takes_loras else ()
-        return [lora for lora in loras if entry.id in lora.models]
-
-    def find(self, name: str) -> ModelEntry:
-        """Raises InvalidOrder `model_not_found`."""
-        try:
-            return self.names[name]
-        except KeyError:
-            known = ", ".join(self.entries)
-            message = f"there is no model {name[:100]!r}; this farm knows: {known}"
-            raise InvalidOrder("model_not_found", message, "model") from None
-
-
-def load_catalog(path: Path | None = None, default: str | None = None) -> Catalog:
-    """Read `models.toml`, the shipped one unless `path` names another. Raises ModelError."""
-    name = str(path or "the shipped models.toml")
-    try:
-        text = (path or resources.files("shared") / "models.toml").read_text("utf-8")
-        table: dict[str, Any] = tomllib.loads(text)
-        entries = [ModelEntry(id=key, **fields) for key, fields in table["models"].items()]
-        loras = [LoraEntry(name=key, **fields) for key, fields in table.get("loras", {}).items()]
-        return Catalog(entries, default or table["default"], loras)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ModelError(f"cannot read {name}: {error}") from error
-    except KeyError as error:
-        raise ModelError(f"{name} has no {error}") from error
-    except (ValidationError, TypeError, AttributeError) as error:
-        raise ModelError(f"{name} is not a list of models: {error}") from error
-    except (InvalidOrder, ModelError) as error:
-        raise ModelError(f"{name}: {error}") from error

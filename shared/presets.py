@@ -44,15 +44,8 @@ def recipe_of(preset: str) -> Recipe | None:
     return RECIPES.get(preset)
 
 
-def check(preset: str, entry: ModelEntry, *, skip_layer_guidance: float) -> None:
-    """Raises InvalidOrder where the preset would not be what it says."""
-    if reason := refusal(preset, entry, skip_layer_guidance=skip_layer_guidance):
-        message = f"{preset} is not to be had here, order exact: {reason}"
-        raise InvalidOrder("unsupported_for_model", message, "preset")
-
-
-def refusal(preset: str, entry: ModelEntry, *, skip_layer_guidance: float) -> str | None:
-    """Why this model cannot draw so; None: it can."""
+def unfit(preset: str, entry: ModelEntry, *, skip_layer_guidance: float) -> str | None:
+    """Why the preset would not be what it says; None: it would."""
     if preset == "exact":
         return None
     if entry.distilled:
@@ -64,7 +57,16 @@ def refusal(preset: str, entry: ModelEntry, *, skip_layer_guidance: float) -> st
     return None
 
 
-def guided_steps(preset: str, steps: int) -> int:
-    """In how many of the steps guidance acts, where it does."""
+def check(preset: str, entry: ModelEntry, *, skip_layer_guidance: float) -> None:
+    """Raises InvalidOrder for a preset that is unfit."""
+    if reason := unfit(preset, entry, skip_layer_guidance=skip_layer_guidance):
+        message = f"preset {preset} is not to be had here, order exact: {reason}"
+        raise InvalidOrder("unsupported_for_model", message, "preset")
+
+
+def share_of_passes(preset: str, *, steps: int, guided: bool) -> float:
+    """Passes through the transformer, as a share of `exact`'s; steps reused come on top."""
     recipe = recipe_of(preset)
-    return recipe.guided_steps(steps) if recipe else steps
+    if recipe is None or not guided:
+        return 1.0
+    return (steps + recipe.guided_steps(steps)) / (2 * steps)

@@ -228,15 +228,35 @@ class Settings(BaseModel):
         "Written every second by a worker that is well, with its state, and by chores that go round; for container probes",
     )
     worker_metrics_port: int | None = knob(
-        None, "Serve this worker's Prometheus metrics on this port", ge=0, le=65535
+        None,
+        "Serve this worker's Prometheus metrics on this port; `renderfarm up` gives its workers this and the next ones, or free ones",
+        ge=1,
+        le=65535,
     )
-    worker_metrics_host: str = knob("127.0.0.1", "Address that port binds")
+    chores_metrics_port: int | None = knob(
+        None, "The same of the chores; `renderfarm up` gives them a free one", ge=1, le=65535
+    )
+    worker_metrics_host: str = knob("127.0.0.1", "Address that both of these ports bind")
 
     # all
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = knob(
         "INFO", "Least severe line that is logged"
     )
     log_format: Literal["json", "text"] = knob("json", "`json` for machines, `text` for people")
+    otlp_endpoint: str | None = knob(
+        None,
+        "Traces go to this OTLP/HTTP collector, such as `http://collector:4318`; needs the extra `traces`. Empty: nothing is recorded",
+        pattern=r"^https?://[^/]",
+    )
+    otlp_headers: SecretStr | None = knob(
+        None, "What the collector wants to be told: `name=value`, separated by commas, URL-encoded"
+    )
+    trace_sample_ratio: float = knob(
+        1.0,
+        "Share of the orders that are traced; where a client brings its trace, its own flag decides",
+        ge=0,
+        le=1,
+    )
 
     @property
     def redis_address(self) -> str:
@@ -276,6 +296,12 @@ def load_settings(environ: Mapping[str, str] = os.environ) -> Settings:
             f"{variable(str(e['loc'][0]))}: {e['msg']}" for e in error.errors(include_input=False)
         )
         raise SettingsError("; ".join(faults)) from None
+
+
+def shared_metrics_dir(environ: Mapping[str, str] = os.environ) -> Path | None:
+    """Where API processes that share a port keep their counts; the variable is prometheus_client's."""
+    folder = environ.get("PROMETHEUS_MULTIPROC_DIR")
+    return Path(folder) if folder else None
 
 
 def variable(field: str) -> str:

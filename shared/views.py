@@ -16,12 +16,11 @@ from shared.answers import (
 )
 from shared.eta import Crew, eta_s, steps_done
 from shared.fingerprint import pure
-from shared.jobs import FINAL, Job, JobImage, RenderState
+from shared.jobs import FINAL, Job, JobImage, RenderState, device_seconds
 from shared.links import CONTENT_TYPES, Links
 
 NOBODY = Crew()
 _VERDICT = set(VerifyView.model_fields)
-_ON_DEVICE = ("text", "denoise", "decode")
 
 
 def job_view(
@@ -124,7 +123,7 @@ def _finished_at(job: Job) -> float | None:
 
 def _metrics(job: Job, started: float | None, until: float) -> MetricsView:
     made = [i.render.result or i.render.verdict for i in job.images if not i.cached]
-    spent = sum(m.timings_s.get(part, 0.0) for m in made if m for part in _ON_DEVICE)
+    spent = sum(device_seconds(m.timings_s) for m in made if m)
     if started is None:
         return MetricsView(queue_s=None, run_s=None, gpu_s=round(spent, 3))
     return MetricsView(

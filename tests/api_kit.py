@@ -16,9 +16,10 @@ from ulid import ULID
 
 from api.app import create_app
 from api.live import Deaf, MemoryLive
+from shared.catalog import Catalog
 from shared.errors import ResultGone
 from shared.jobs import Failure, StoredResult
-from shared.models import Catalog, ModelEntry
+from shared.models import ModelEntry
 from shared.owners import Office, office_in_memory
 from shared.owners.keys import Grant, make
 from shared.settings import Settings
@@ -29,6 +30,7 @@ from shared.store.values import (
     LoadingStep,
     WorkerStatus,
 )
+from shared.traces import Traces
 
 TINY = ModelEntry(
     id="tiny",
@@ -94,13 +96,20 @@ class Farm:
     results: Any = field(default_factory=FakeResults)
     office: Office = field(default_factory=office_in_memory)
     catalog: Catalog | None = None
+    traces: Traces | None = None
     app: FastAPI = field(init=False)
 
     def __post_init__(self) -> None:
         live = partial(MemoryLive, self.store) if isinstance(self.store, MemoryJobStore) else Deaf
         catalog = self.catalog or CATALOG
         self.app = create_app(
-            self.settings, self.store, self.results, catalog, open_live=live, office=self.office
+            self.settings,
+            self.store,
+            self.results,
+            catalog,
+            open_live=live,
+            office=self.office,
+            traces=self.traces,
         )
 
     def key(self, owner: str, **grant: Any) -> str:

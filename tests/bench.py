@@ -15,6 +15,7 @@ from shared.metrics import WorkerMetrics
 from shared.results.inputs import Inputs as StoredInputs
 from shared.store.memory import MemoryJobStore
 from shared.store.values import Claim, Gpu, WorkerStatus
+from shared.traces import Traces
 from tests.orders import POOL
 from worker.engines.port import Inputs, OnStep, Picture, Previews, Renderer
 from worker.health import Health
@@ -121,7 +122,12 @@ class FakeLeases:
 class Farm:
     """A bench with everything round it; renders on a fake engine unless `engine` is given."""
 
-    def __init__(self, store: MemoryJobStore | None = None, engine: Renderer | None = None) -> None:
+    def __init__(
+        self,
+        store: MemoryJobStore | None = None,
+        engine: Renderer | None = None,
+        traces: Traces | None = None,
+    ) -> None:
         self.store = store or MemoryJobStore()
         self.results = FakeResults()
         self.renderer = FakeRenderer()
@@ -137,7 +143,7 @@ class Farm:
         self.bench = Bench(
             seat, self.store, engine or self.renderer, self.leases, self.keep, heart, metrics,  # type: ignore[arg-type]
             self.health, self._leave, Pantry(StoredInputs(self.results)),
-            Gallery(self.store.preview),
+            Gallery(self.store.preview), traces,
         )  # fmt: skip
 
     def _leave(self, code: int) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 from ulid import ULID
 
+from shared.catalog import load_catalog
 from shared.fingerprint import fingerprint
 from shared.jobs import Job, RenderSpec, StoredResult, image_seed
-from shared.models import load_catalog
 from shared.store.values import (
     Order,
     Submission,

@@ -13,6 +13,7 @@ from shared.store.values import (
     Claim,
     Delayed,
 )
+from shared.traces import current
 
 log = logging.getLogger("farm.worker")
 
@@ -38,4 +39,6 @@ def fail(
         case _:
             outcome = action = "failed"
     metrics.renders.labels(outcome).inc()
+    current().tell(outcome=outcome)
+    current().fail(failure.code)
     event(log, action, level, **claim.who, code=failure.code, **fields)

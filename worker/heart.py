@@ -19,12 +19,12 @@ from shared.store.values import (
     WorkerStatus,
 )
 from worker.liveness import show
+from worker.loading.steps import STEPS
 
 log = logging.getLogger("farm.worker")
 BEAT_S = 1.0
 TTL_S = 10.0
 FAILED_TTL_S = 3600.0  # the reason of a failed start outlives the process
-STEPS = ("download", "preflight", "load", "quantize", "place", "compile", "warmup")
 
 State = Literal["loading", "ready", "busy", "draining", "quarantined", "failed"]
 
@@ -74,6 +74,10 @@ class Heart:
     def placed(self, placement: str) -> None:
         """Where its model's weights rest: what the entry says, or what its profile came to."""
         self._update(at_once=False, placement=placement)
+
+    def loaded(self, seconds: float) -> None:
+        """How long it took from nothing to a model that draws."""
+        self._update(at_once=False, load_s=round(seconds, 3))
 
     def busy(self, render_id: str) -> None:
         self._update(at_once=False, render=render_id, **self._unless_draining("busy"))

@@ -7,18 +7,20 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from threading import BoundedSemaphore, Thread
 from typing import TypeVar
 
 from shared.errors import FarmError, ResultGone, ResultsUnavailable
 from shared.images import PictureInfo, encode_png
-from shared.jobs import Failure, StoredResult, Verdict
+from shared.jobs import Failure, StoredResult, Verdict, device_seconds
 from shared.logs import event
 from shared.metrics import WorkerMetrics
 from shared.results.port import ResultStore
 from shared.store.port import JobStore
 from shared.store.values import Claim
-from worker.compare import largest_difference
+from shared.traces import current, step
+from worker.compare import distance
 from worker.engines.port import Picture
 from worker.fail import fail
 from worker.leases import Lease
@@ -66,7 +68,7 @@ class Keep:
             except Exception as error:  # for the thread of the render
                 found.set_exception(error)
 
-        Thread(target=search, name="look", daemon=True).start()
+        Thread(target=copy_context().run, args=(search,), name="look", daemon=True).start()
         return found
 
     def _find(self, fingerprint: str) -> StoredResult | None:
@@ -79,7 +81,8 @@ class Keep:
     def put(self, claim: Claim, lease: Lease, picture: Picture) -> None:
         """Take the picture over, and its lease. Returns as soon as there is room."""
         self._room.acquire()
-        self._threads.submit(self._keep, claim, lease, picture)
+        # In its context, so that the spans and lines of that thread belong to the render.
+        self._threads.submit(copy_context().run, self._keep, claim, lease, picture)
 
     def close(self) -> None:
         """Wait until everything is stored."""
@@ -97,12 +100,14 @@ class Keep:
             fail(self._store, self._metrics, claim, failure, logging.ERROR)
         finally:
             lease.drop()
+            current().end()
             self._room.release()
 
     def _store_and_close(self, claim: Claim, lease: Lease, picture: Picture) -> None:
         started = time.perf_counter()
         info = self._describe(claim, picture)
-        png = encode_png(picture.rgb, picture.width, picture.height, info)
+        with step("encode"):
+            png = encode_png(picture.rgb, picture.width, picture.height, info)
         encoded = time.perf_counter()
         timings = {**picture.timings_s, "encode": encoded - started}
         told = {phase: round(seconds, 6) for phase, seconds in timings.items()}
@@ -124,7 +129,8 @@ class Keep:
             stored_at=time.time(),
         )
         try:
-            self._patiently(lambda: self._results.put(result, png, info.details()), lease)
+            with step("store"):
+                self._patiently(lambda: self._results.put(result, png, info.details()), lease)
         except ResultsUnavailable as error:
             self._without_storage(claim, "the picture could not be kept", error)
             return
@@ -142,7 +148,8 @@ class Keep:
     ) -> None:
         """A verification stores nothing; the picture that it asks about stays as it is."""
         try:
-            stored = self._patiently(lambda: b"".join(self._results.read(against)), lease)
+            with step("compare"):
+                stored = self._patiently(lambda: b"".join(self._results.read(against)), lease)
         except ResultGone:
             message = "the stored picture is gone: there is nothing to compare with"
             fail(self._store, self._metrics, claim, Failure(code="input_missing", message=message))
@@ -150,10 +157,11 @@ class Keep:
         except ResultsUnavailable as error:
             self._without_storage(claim, "the picture could not be compared", error)
             return
-        difference = largest_difference(picture, stored)
+        found = distance(picture, stored)
         verdict = Verdict(
-            identical=difference == 0,
-            max_abs_diff=difference,
+            identical=found.max_abs_diff == 0,
+            max_abs_diff=found.max_abs_diff,
+            psnr_db=found.psnr_db,
             sha256=sha256,
             timings_s=timings,
             profile=picture.profile,
@@ -184,14 +192,18 @@ class Keep:
     def _close(
         self, claim: Claim, outcome: StoredResult | Verdict, timings: dict[str, float]
     ) -> None:
-        device_s = sum(outcome.timings_s.get(p, 0.0) for p in ("text", "denoise", "decode"))
-        if not self._store.close(claim.render_id, claim.token, outcome, device_s=device_s):
+        device_s = device_seconds(outcome.timings_s)
+        with step("close"):
+            closed = self._store.close(claim.render_id, claim.token, outcome, device_s=device_s)
+        if not closed:
+            current().tell(outcome="lost")
             event(log, "lost", logging.WARNING, **claim.who, state="storing")
             self._metrics.renders.labels("lost").inc()
             if isinstance(outcome, StoredResult):
                 self._discard(outcome)
             return
-        self._metrics.renders.labels("succeeded").inc()
+        self._metrics.made(claim)
+        current().tell(outcome="succeeded")
         for phase, seconds in timings.items():
             self._metrics.phase_seconds.labels(phase).observe(seconds)
         told = {f"{phase}_s": round(seconds, 4) for phase, seconds in timings.items()}

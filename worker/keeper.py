@@ -5,7 +5,7 @@ worker's interpreter for seconds. It is told over a pipe what is held and how fa
 what was canceled or lost. When the pipe closes because the worker died, it gives everything back at
 once, with what it knows of the cause. It ends with the pipe and with nothing else.
 
-    worker -> keeper   {"redis_url", "store", "slot", "lease_s", "max_render_s", "oom_kills"}   once
+    worker -> keeper   {"redis_url", "store", "slot", "lease_s", "max_render_s", "oom_kills", "log"}   once
                        {"claim": token}   before it claims, one at a time; null: it got nothing
                        {"hold": token, "render": id}   {"step": token, "n": 3}   {"drop": token}
                        {"bye": cause or null}      before it leaves; null: in order
@@ -126,12 +126,12 @@ class Keeper:
 def main() -> None:
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(name, signal.SIG_IGN)
-    setup("keeper")
     pipe = _Lines(sys.stdin.fileno())
     hello = pipe.read(None)
     if not hello:
         return
     config = hello[0]
+    setup("keeper", *config["log"])
     store_config = StoreConfig(**config["store"])
     store = RedisJobStore(connect(config["redis_url"], patience_s=2.0), store_config)
     keeper = Keeper(

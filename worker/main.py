@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import time
 import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -15,19 +16,29 @@ from typing import Any
 
 from celery import signals
 from celery.exceptions import SecurityWarning
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, ProcessCollector
 from ulid import ULID
 
+from shared.catalog import load_catalog
 from shared.errors import DeviceFault, FarmError
 from shared.fingerprint import pure
 from shared.images import PictureInfo
 from shared.keys import queue_name
 from shared.logs import event, setup
 from shared.loras import LoraEntry
-from shared.metrics import WorkerMetrics
-from shared.models import ModelEntry, load_catalog
+from shared.metrics import (
+    CallMetrics,
+    CardCollector,
+    HostCollector,
+    Labelled,
+    WorkerMetrics,
+    counted,
+    open_page,
+)
+from shared.models import ModelEntry
 from shared.results import open_results
 from shared.results.inputs import Inputs
+from shared.results.port import ResultStore
 from shared.settings import Settings, load_settings
 from shared.store import open_store
 from shared.store.checks import report
@@ -38,7 +49,9 @@ from shared.store.values import (
     WorkerStatus,
 )
 from shared.tickets import TASK, make_app, ticket_template
+from shared.traces import Traces, open_traces
 from worker import exits
+from worker.card import open_card
 from worker.duty import wait_for_duty
 from worker.engines.port import Picture, Renderer
 from worker.exits import Ending
@@ -63,7 +76,7 @@ def serve(settings: Settings, model: str | None = None) -> int:
     stored is stored. An order to drain does the same; a worker that starts while the order stands,
     or in quarantine, waits before it loads anything.
     """
-    from worker.loading.devices import pick_device
+    from worker.loading.devices import card_uuid, pick_device
 
     setup("worker", settings.log_level, settings.log_format)
     ending = Ending()
@@ -72,8 +85,13 @@ def serve(settings: Settings, model: str | None = None) -> int:
     entry = catalog.find(model) if model else catalog.default
     device = pick_device(settings.device)
     name = settings.worker_name or f"{socket.gethostname()}-{device.replace(':', '')}"
-    store = open_store(settings, patience_s=PATIENCE_S)
+    traces = open_traces("worker", settings, name)
+    registry = CollectorRegistry()
+    metrics, calls = WorkerMetrics(registry), CallMetrics(registry)
+    _show_metrics(settings, registry, name, entry.id, card_uuid(device))
+    store = counted(open_store(settings, patience_s=PATIENCE_S), "jobs", calls)
     with ExitStack() as stack:
+        stack.callback(traces.close)
         heart = _heart(settings, store, entry, name, device)
         stack.callback(lambda: heart.stop(leave=heart.state != "failed"))
         heart.start()
@@ -93,10 +111,27 @@ def serve(settings: Settings, model: str | None = None) -> int:
             event(log, "not_loaded", logging.ERROR, model=entry.id, reason=str(error))
             heart.say("failed", str(error))
         else:
-            _work(settings, entry, name, store, renderer, heart, leases, ending, stack)
+            metrics.loaded(heart.loaded_s)
+            results = counted(open_results(settings), "results", calls)
+            _work(
+                settings, entry, name, store, results, metrics, renderer, heart, leases, ending, stack,
+                traces,
+            )  # fmt: skip
     if ending.code == exits.DEVICE_FAULT:
         os._exit(ending.code)  # CUDA's own way out would fail again, or hang
     return ending.code
+
+
+def _show_metrics(
+    settings: Settings, registry: CollectorRegistry, name: str, model: str, card: str | None
+) -> None:
+    """Serve this worker's metrics from now on, while it loads too."""
+    ProcessCollector(registry=registry)
+    registry.register(HostCollector())
+    registry.register(CardCollector(open_card(card)))
+    shown = CollectorRegistry()
+    shown.register(Labelled(registry, {"worker": name, "model": model}))
+    open_page(settings.worker_metrics_host, settings.worker_metrics_port, shown, log)
 
 
 def _heart(settings: Settings, store: JobStore, entry: ModelEntry, name: str, device: str) -> Heart:
@@ -108,6 +143,7 @@ def _heart(settings: Settings, store: JobStore, entry: ModelEntry, name: str, de
         device=device,
         pid=os.getpid(),
         host=socket.gethostname(),
+        started_at=time.time(),
     )
     moved = store.adopt(name)
     for render in (*moved.requeued, *moved.failed):
@@ -125,9 +161,12 @@ def _load(
     heart: Heart,
     loras: Mapping[str, LoraEntry],
 ) -> Renderer:
+    began = time.monotonic()  # the imports are seconds, too
     from worker.loading.load import load
 
-    return load(entry, settings, device, heart.step, heart.placed, loras)
+    renderer = load(entry, settings, device, heart.step, heart.placed, loras)
+    heart.loaded(time.monotonic() - began)
+    return renderer
 
 
 def _start_leases(settings: Settings, name: str) -> Leases:
@@ -138,6 +177,7 @@ def _start_leases(settings: Settings, name: str) -> Leases:
             "slot": name,
             "lease_s": settings.lease_s,
             "max_render_s": settings.max_render_s,
+            "log": [settings.log_level, settings.log_format],
         }
     )
 
@@ -147,19 +187,15 @@ def _work(
     entry: ModelEntry,
     name: str,
     store: JobStore,
+    results: ResultStore,
+    metrics: WorkerMetrics,
     renderer: Renderer,
     heart: Heart,
     leases: Leases,
     ending: Ending,
     stack: ExitStack,
+    traces: Traces,
 ) -> None:
-    registry = CollectorRegistry()
-    metrics = WorkerMetrics(registry)
-    for step, seconds in heart.loaded_s.items():
-        metrics.load_seconds.labels(step).set(seconds)
-    if settings.worker_metrics_port is not None:
-        start_http_server(settings.worker_metrics_port, settings.worker_metrics_host, registry)
-
     def describe(claim: Claim, picture: Picture) -> PictureInfo:
         return PictureInfo.of(
             claim.spec,
@@ -168,7 +204,6 @@ def _work(
             profile=picture.profile,
         )
 
-    results = open_results(settings)
     pantry = Pantry(Inputs(results))
     keep = Keep(store, results, metrics, describe)
     stack.callback(keep.close)  # before the leases: what is being stored is stored
@@ -176,7 +211,8 @@ def _work(
     health = Health.of(settings, renderer.memory())
     gallery = Gallery(open_store(settings, patience_s=HEART_PATIENCE_S).preview)
     bench = Bench(
-        seat, store, renderer, leases, keep, heart, metrics, health, ending.leave, pantry, gallery
+        seat, store, renderer, leases, keep, heart, metrics, health, ending.leave, pantry, gallery,
+        traces,
     )  # fmt: skip
     if settings.watchdog_s:
         watchdog = _watch(bench, store, seat, settings.watchdog_s, keep, leases)

@@ -27,6 +27,7 @@ from shared.logs import event
 from shared.metrics import WorkerMetrics
 from shared.store.port import JobStore
 from shared.store.values import Claim
+from shared.traces import NoTraces, Traces, current, within
 from worker import exits
 from worker.engines.port import Picture, Renderer
 from worker.fail import fail
@@ -37,6 +38,7 @@ from worker.keep import Keep
 from worker.leases import Lease, Leases
 from worker.previews import Gallery
 from worker.selftest import self_test
+from worker.tracing import render_span
 
 log = logging.getLogger("farm.worker")
 
@@ -79,6 +81,7 @@ class Bench:
         leave: Callable[[int], None],
         pantry: Pantry,
         gallery: Gallery,
+        traces: Traces | None = None,
     ) -> None:
         self._seat = seat
         self._store = store
@@ -91,6 +94,7 @@ class Bench:
         self._leave = leave
         self._pantry = pantry
         self._gallery = gallery
+        self._traces = traces or NoTraces()
         self._lease: Lease | None = None
         self._draining = Event()
         self._drain_until = float("inf")
@@ -127,22 +131,25 @@ class Bench:
             self.at_work = False
 
     def _take(self) -> bool:
-        token, seat = str(ULID()), self._seat
+        token, seat, asked_at = str(ULID()), self._seat, time.time()
         self._leases.expect(token)
         claim = self._store.claim(seat.pool, token, seat.name, seat.name, seat.lease_s)
         if claim is None:
             self._leases.expect(None)
             self._metrics.idle_tickets.inc()
             return False
-        self._observe_idle()
+        begun = time.monotonic()
+        self._observe_claim(claim, begun)
         self._lease = lease = self._leases.hold(claim)
-        event(log, "claimed", **claim.who, waited_s=_ms(claim.claimed_at - claim.queued_at))
-        self._heart.busy(claim.render_id)
         try:
-            self._live(claim, lease)
+            with within(render_span(self._traces, claim, asked_at)):
+                event(log, "claimed", **claim.who, waited_s=_ms(claim.claimed_at - claim.queued_at))
+                self._heart.busy(claim.render_id)
+                self._live(claim, lease)
         finally:
             self._lease = None
             self._idle_since = time.monotonic()
+            self._metrics.busy_seconds.inc(self._idle_since - begun)
             self._rest()
         return True
 
@@ -158,6 +165,8 @@ class Bench:
             self._health.rendered()
         gpu = self._renderer.memory()
         self._heart.idle(gpu)
+        if gpu:
+            self._metrics.holds(gpu)
         if complaint := self._health.complaint(rss_mb(), gpu):
             self._go(exits.UNWELL, complaint)
         return None
@@ -174,13 +183,16 @@ class Bench:
         """One render from claim to keeping. Whoever ends it here also lets go of the lease."""
         try:
             picture = self._drawn(claim, lease)
-        except Exception:
+        except Exception as error:
             lease.drop()  # the job store may be away: the lease ends, and another claim follows
+            current().fail(type(error).__name__)
+            current().end()
             raise
         if picture:
             self._keep.put(claim, lease, picture)
         else:
             lease.drop()
+            current().end()
 
     def _drawn(self, claim: Claim, lease: Lease) -> Picture | None:
         """The picture to keep; None where the render ended without one, and its end was told."""
@@ -249,15 +261,21 @@ class Bench:
     def _close_found(self, claim: Claim, look: Future[StoredResult | None] | None) -> None:
         result = look.result() if look else None
         closed = self._store.close(claim.render_id, claim.token, result, found=True)
-        self._ended("found" if closed else "lost", claim)
+        if closed:
+            self._ended("found", claim)
+        else:
+            self._ended("lost", claim, logging.WARNING)
 
     def _ended(self, outcome: str, claim: Claim, level: int = logging.INFO, **fields: Any) -> None:
         self._metrics.renders.labels(outcome).inc()
+        current().tell(outcome=outcome)
         event(log, outcome, level, **claim.who, **fields)
 
-    def _observe_idle(self) -> None:
+    def _observe_claim(self, claim: Claim, now: float) -> None:
         if self._idle_since is not None:
-            self._metrics.idle_seconds.observe(time.monotonic() - self._idle_since)
+            self._metrics.idle_seconds.observe(now - self._idle_since)
+        if claim.attempt == 1:  # later it waited for what went wrong, too
+            self._metrics.wait_seconds.observe(max(0.0, claim.claimed_at - claim.queued_at))
 
 
 def _found(look: Future[StoredResult | None] | None, limit_s: float) -> bool:

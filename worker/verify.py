@@ -7,18 +7,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 from PIL import Image
 from pydantic import ValidationError
 
+from shared.catalog import Catalog
 from shared.errors import FarmError, InvalidOrder
 from shared.fingerprint import fingerprint
 from shared.images import NOTES, read_info
 from shared.intake import BadPicture, Role, make_plain
 from shared.jobs import RenderSpec
-from shared.models import Catalog, ModelEntry
+from shared.models import ModelEntry
 from shared.settings import Settings
-from worker.compare import psnr_db
+from worker.compare import distance
 from worker.engines.port import Inputs, Picture
 from worker.inputs import inputs_of
 
@@ -189,24 +189,16 @@ def _plain(
 def compared(
     account: Account, entry: ModelEntry, picture: Picture, image: bytes, tolerance_db: float
 ) -> Comparison:
-    with Image.open(io.BytesIO(image)) as stored:
-        there = stored.convert("RGB")
-    alike = there.size == (picture.width, picture.height)
-    distance = _largest(picture.rgb, there.tobytes()) if alike else 255
-    psnr = psnr_db(picture.rgb, there.tobytes()) if alike else None
+    found = distance(picture, image)
     verdict: Found = "different"
-    if psnr is not None and psnr >= tolerance_db:
+    if found.psnr_db is not None and found.psnr_db >= tolerance_db:
         verdict = "same"
-    if distance == 0:
+    if found.max_abs_diff == 0:
         verdict = "identical"
     return Comparison(
-        verdict, distance, psnr, account.fingerprint, entry.id, account.profile, picture.profile
-    )
-
-
-def _largest(here: bytes, there: bytes) -> int:
-    pair = (np.frombuffer(each, np.uint8).astype(np.int16) for each in (here, there))
-    return int(np.abs(np.subtract(*pair)).max())
+        verdict, found.max_abs_diff, found.psnr_db, account.fingerprint, entry.id, account.profile,
+        picture.profile,
+    )  # fmt: skip
 
 
 def _untold(done: int, total: int) -> None: ...

@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from threading import Condition, Thread
 
+from prometheus_client import CollectorRegistry
 from ulid import ULID
 
 from shared.errors import FarmError, JobNotFound, OutboundFailed, StoreUnavailable, UrlNotAllowed
 from shared.jobs import Job, Webhook
 from shared.links import Links
 from shared.logs import event
+from shared.metrics import ChoresMetrics
 from shared.outbound import Outbound, trust
 from shared.settings import Settings
 from shared.signing import Signer
 from shared.store.outbox import Attempt, Delivery, State
 from shared.store.port import JobStore
+from shared.traces import NOWHERE, NoTraces, Traces, current, headers_of, within
 from shared.views import job_view
 from shared.webhooks import GONE, TIMEOUT_S, body_of, new_secret, pause_s, signed, trusted_hosts
 
@@ -43,9 +47,13 @@ class Courier:
         retention_s: float,
         *,
         lease_s: float = LEASE_S,
+        metrics: ChoresMetrics | None = None,
+        traces: Traces | None = None,
     ) -> None:
         """`links`: those of the farm, from how a client spells its URL; times in seconds."""
         self._lease_s = lease_s
+        self._metrics = metrics or ChoresMetrics(CollectorRegistry())
+        self._traces = traces or NoTraces()
         self._store = store
         self._outbound = outbound
         self._links = links
@@ -56,14 +64,22 @@ class Courier:
         self._dispatcher = Thread(target=self._dispatch, name="webhooks", daemon=True)
 
     @staticmethod
-    def of(settings: Settings, store: JobStore, *, lease_s: float = LEASE_S) -> Courier:
+    def of(
+        settings: Settings,
+        store: JobStore,
+        *,
+        lease_s: float = LEASE_S,
+        metrics: ChoresMetrics | None = None,
+        traces: Traces | None = None,
+    ) -> Courier:
         """Raises SettingsError."""
         signer = Signer(settings, store)
         outbound = Outbound(trusted_hosts(settings), trust(settings.webhook_ca_file))
         retention_s = settings.job_retention_s
         return Courier(
-            store, outbound, lambda base: Links(base, signer), retention_s, lease_s=lease_s
-        )
+            store, outbound, lambda base: Links(base, signer), retention_s, lease_s=lease_s,
+            metrics=metrics, traces=traces,
+        )  # fmt: skip
 
     def start(self) -> None:
         self._dispatcher.start()
@@ -111,7 +127,8 @@ class Courier:
 
     def _carry(self, delivery: Delivery) -> None:
         try:
-            self.deliver(delivery)
+            with self._metrics.webhooks_flying.track_inprogress():
+                self.deliver(delivery)
         except JobNotFound:
             pass  # the store drops what belongs to no job
         except StoreUnavailable as error:  # its lease ends, and it is tried again
@@ -123,8 +140,12 @@ class Courier:
 
     def deliver(self, delivery: Delivery) -> None:
         """One attempt, and its note in the store. Raises StoreUnavailable, JobNotFound."""
+        with ExitStack() as spans:
+            self._deliver(delivery, spans)
+
+    def _deliver(self, delivery: Delivery, spans: ExitStack) -> None:
         try:
-            attempt = self._try(delivery)
+            attempt = self._try(delivery, spans)
         except (StoreUnavailable, JobNotFound):
             raise
         except Exception:
@@ -133,18 +154,34 @@ class Courier:
         if attempt is None:  # somebody else holds it by now
             return
         state, pause = verdict(attempt.status, delivery.tries + 1)
+        _tell(attempt, state)
         if self._store.settle_delivery(delivery, attempt, state, pause):
             _note(delivery, attempt, state)
 
-    def _try(self, delivery: Delivery) -> Attempt | None:
+    def _try(self, delivery: Delivery, spans: ExitStack) -> Attempt | None:
         job = self._store.get(delivery.job_id)
+        spans.enter_context(self._span(job, delivery))
         webhook = job.webhook
         body = self._body(job, webhook, delivery) if webhook else None
         if webhook is None or body is None:
             return None
         started = time.monotonic()
-        status, error = self._post(webhook.url, delivery, body)
+        with self._metrics.webhook_seconds.time():
+            status, error = self._post(webhook.url, delivery, body)
         return Attempt(status=status, error=error, ms=round((time.monotonic() - started) * 1000))
+
+    @contextmanager
+    def _span(self, job: Job, delivery: Delivery) -> Iterator[None]:
+        """This attempt in the trace of its job."""
+        span = self._traces.begin("webhook", "client", job.trace) if job.trace else NOWHERE
+        span.tell(
+            job=job.id, delivery=delivery.id, event=delivery.event, attempt=delivery.tries + 1
+        )
+        try:
+            with within(span):
+                yield
+        finally:
+            span.end()
 
     def _body(self, job: Job, webhook: Webhook, delivery: Delivery) -> str | None:
         """The same for every attempt: made at the first, and stored before it is sent."""
@@ -156,7 +193,7 @@ class Courier:
 
     def _post(self, url: str, delivery: Delivery, body: str) -> tuple[int | None, str | None]:
         secrets = self._store.webhook_secrets(delivery.owner, new_secret())
-        headers = signed(secrets, delivery.id, time.time(), body)
+        headers = signed(secrets, delivery.id, time.time(), body) | headers_of(current().context)
         try:
             return self._outbound.post(url, headers, body.encode(), limit_s=TIMEOUT_S), None
         except UrlNotAllowed as refusal:
@@ -173,6 +210,15 @@ def verdict(status: int | None, tries: int) -> tuple[State, float]:
     if status == GONE or pause is None:
         return ("gone" if status == GONE else "failed"), 0.0
     return "waiting", pause
+
+
+def _tell(attempt: Attempt, state: State) -> None:
+    span = current()
+    span.tell(outcome=state)
+    if attempt.status is not None:
+        span.tell(status=attempt.status)
+    if state != "delivered":
+        span.fail(str(attempt.status) if attempt.status else "not_delivered")
 
 
 def _note(delivery: Delivery, attempt: Attempt, state: State) -> None:

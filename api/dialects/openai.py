@@ -13,7 +13,8 @@ from pydantic_core import from_json
 
 from api.dialects.wish import Wish, said
 from api.schemas import ALIASES, MOST_PAIRS
-from shared.models import Catalog, ModelEntry
+from shared.catalog import Catalog
+from shared.models import ModelEntry
 
 PROBE = "invalid-model"  # Nextcloud asks for it to see that the service answers
 EXTENSIONS = frozenset(

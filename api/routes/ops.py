@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from api.auth import CallerKey
 from api.codes import table
@@ -23,7 +23,7 @@ from shared.models import ModelEntry
 from shared.store.values import WorkerStatus
 
 router = APIRouter(tags=["operations"])
-_WORKER = {"state", "steps", "error", "note", "last_death"}
+_WORKER = {"state", "steps", "load_s", "error", "note", "last_death"}
 
 
 @get(
@@ -97,7 +97,7 @@ def metrics(request: Request, key: CallerKey) -> Response:
     farm = farm_of(request)
     if farm.settings.metrics_token:
         _check_token(key, farm.settings.metrics_token.get_secret_value())
-    return Response(generate_latest(farm.registry), media_type=CONTENT_TYPE_LATEST)
+    return Response(farm.metrics_page(), media_type=CONTENT_TYPE_LATEST)
 
 
 @get(

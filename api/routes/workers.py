@@ -76,6 +76,7 @@ def _shown(farm: Farm, worker: WorkerStatus) -> dict[str, Any]:
         "state": worker.state,
         "note": worker.note,
         "steps": [step.model_dump() for step in worker.steps],
+        "load_s": worker.load_s,
         "error": worker.error,
         "engine": entry and entry.engine,
         "placement": worker.placement or (entry and entry.placement),

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import click
 
+from shared.catalog import Catalog, load_catalog
 from shared.errors import FarmError, ModelError
 from shared.loras import LoraEntry
-from shared.models import Catalog, ModelEntry, load_catalog
+from shared.models import ModelEntry
 from shared.settings import load_settings
 
 

@@ -19,8 +19,9 @@ def bake(model: str, folder: Path, shard: str) -> None:
     """Write a model to FOLDER as its workers hold it, and print the entry that serves it.
 
     In its own precision (quantized already, if it is one that quantizes), no more parts than it
-    reads, in shards that load side by side, with a manifest. The pictures are the same to the bit; yet the entry has another digest, since its
-    source is another, so nothing that is stored answers for it.
+    reads, in shards that load side by side, with a manifest. The pictures are the same to the bit;
+    yet the entry has another digest, since its source is another, so nothing that is stored answers
+    for it.
 
     \b
     Example:

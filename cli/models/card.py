@@ -28,7 +28,12 @@ def card_bytes() -> int | None:
 
 
 def placements(entry: ModelEntry, folder: Path | None, memory_bytes: int) -> tuple[str, ...] | None:
-    """Those that so much memory holds, the fastest first; None: only its files can tell."""
+    """Those that so much memory holds, the fastest first.
+
+    None: only its files can tell, or not even they (what an ONNX provider takes, it says nowhere).
+    """
+    if entry.engine != "diffusers":
+        return None
     from worker.loading.fit import holds, need
     from worker.loading.weights import counted, known
 

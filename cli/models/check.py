@@ -58,6 +58,7 @@ def check(ctx: click.Context, model: str, deep: bool, canary: bool, as_json: boo
 
 
 def _shallow(entry: ModelEntry, folder: Path) -> tuple[list[Fault], list[str]]:
+    from worker.loading.onnx_folder import look_at_graphs
     from worker.loading.parts import gguf_of, wanted_by
     from worker.loading.preflight import preflight
 
@@ -65,20 +66,7 @@ def _shallow(entry: ModelEntry, folder: Path) -> tuple[list[Fault], list[str]]:
     if find_spec("torch") is None:
         remarks.append("torch is not installed here: names and shapes of tensors were not compared")
     faults = preflight(folder, wanted_by(entry), gguf_of(entry, folder))
-    return [*faults, *_graphs(entry, folder)], remarks
-
-
-def _graphs(entry: ModelEntry, folder: Path) -> list[Fault]:
-    if entry.engine != "onnx":
-        return []
-    from worker.loading.findings import Fault
-    from worker.loading.onnx_folder import check_graphs, read_manifest
-
-    try:
-        check_graphs(folder, read_manifest(folder), entry)
-    except ModelError as error:
-        return [Fault("transformer", "graphs", str(error))]
-    return []
+    return [*faults, *look_at_graphs(entry, folder)], remarks
 
 
 def _deep(entry: ModelEntry, folder: Path, remarks: list[str]) -> list[Fault]:

@@ -10,8 +10,9 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from shared.catalog import load_catalog
 from shared.errors import ModelError
-from shared.models import ModelEntry, load_catalog
+from shared.models import ModelEntry
 from shared.settings import load_settings
 
 PRECISIONS = ("bf16", "fp8", "fp8-storage", "int8", "nf4")
@@ -47,6 +48,11 @@ def _rows(entry: ModelEntry) -> list[dict[str, Any]]:
     from worker.loading.fit import need
     from worker.loading.weights import known
 
+    if entry.engine != "diffusers":
+        raise ModelError(
+            f"{entry.id} runs in engine {entry.engine}, whose providers take memory as they see "
+            "fit: no arithmetic tells how much"
+        )
     weights = known(entry)
     if weights is None:
         raise ModelError(

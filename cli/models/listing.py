@@ -15,8 +15,9 @@ from rich.table import Table
 from cli.models.card import card_bytes, placements
 from cli.models.meter import gb
 from cli.screen import plain
+from shared.catalog import Catalog, load_catalog
 from shared.errors import ModelError
-from shared.models import Catalog, ModelEntry, load_catalog
+from shared.models import ModelEntry
 from shared.settings import Settings, load_settings
 
 
@@ -53,6 +54,7 @@ def _on_disk(entry: ModelEntry, settings: Settings) -> OnDisk | None:
     if find_spec("huggingface_hub") is None:
         return None
     from worker.loading.locate import present
+    from worker.loading.onnx_folder import look_at_graphs
     from worker.loading.parts import gguf_of, paths_of, wanted_by
     from worker.loading.preflight import preflight
 
@@ -65,6 +67,7 @@ def _on_disk(entry: ModelEntry, settings: Settings) -> OnDisk | None:
     wanted = wanted_by(entry)
     size_bytes = sum(path.stat().st_size for path in paths_of(entry, folder))
     faults = preflight(folder, wanted, gguf_of(entry, folder), shapes=False)
+    faults += look_at_graphs(entry, folder)
     return OnDisk(str(folder), size_bytes, not faults)
 
 
@@ -117,5 +120,5 @@ def _card(model: dict[str, Any]) -> str:
     if model["card_bytes"] is None:
         return "none here"
     if model["card_holds"] is None:
-        return "pull it first"
+        return "pull it first" if model["folder"] is None else "not known"
     return model["card_holds"][0] if model["card_holds"] else "too small"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
+from shared.catalog import load_catalog
 from shared.errors import FarmError, InvalidOrder, ModelError
-from shared.models import ModelEntry, load_catalog
+from shared.models import ModelEntry
 from shared.settings import Settings
 
 SOURCES = ("hf:", "modelscope:", "dir:", "tiny:")

@@ -17,6 +17,7 @@ from shared.jobs import (
     RenderSpec,
     RenderState,
     StoredResult,
+    TraceContext,
     Verdict,
     as_left,
 )
@@ -84,6 +85,8 @@ def encode_submission(submission: Submission, weight: float, max_queue: int) -> 
         fields["deadline_s"] = job.deadline_at - job.created_at
     if job.webhook:
         fields["hook"] = " ".join([job.webhook.lane, *job.webhook.events])
+    if job.trace:
+        fields["trace"] = job.trace.model_dump_json()
     if submission.idempotency:
         key, body = submission.idempotency
         fields["idempotency"] = {"key": key, "body": body}
@@ -162,10 +165,15 @@ def decode_job(seen: list[Any]) -> Job:
             "created_at": fields["created_at"],
             "deadline_at": fields.get("deadline_at"),
             "cancel_requested_at": fields.get("cancel_requested_at"),
+            "trace": _trace(fields.get("trace")),
             "images": images,
             "last_event": fields["newest"] or None,
         }
     )
+
+
+def _trace(line: str | None) -> TraceContext | None:
+    return TraceContext.model_validate_json(line) if line else None
 
 
 def _image(index: int, entry: list[Any], job: dict[str, str]) -> JobImage:
@@ -209,7 +217,7 @@ def _render(render_id: str, fields: dict[str, str], created_at: float) -> Render
 
 
 def decode_claim(answer: list[Any]) -> Claim:
-    render_id, flat, waiters, now = answer
+    render_id, flat, waiters, now, traces = answer
     fields = _pairs(flat)
     against = fields.get("against")
     return Claim(
@@ -225,6 +233,7 @@ def decode_claim(answer: list[Any]) -> Claim:
         claimed_at=float(now),
         against=StoredResult.model_validate_json(against) if against else None,
         previews=int(fields.get("previews", 0)),
+        traces=tuple(TraceContext.model_validate_json(line) for _, line in sorted(traces)),
     )
 
 

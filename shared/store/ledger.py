@@ -84,6 +84,9 @@ class Ledger:
     poison: dict[str, tuple[str, ...]] = field(default_factory=dict)  # render -> failed jobs
     deaths: dict[str, Death] = field(default_factory=dict)  # slot -> its last one
     totals: dict[str, int] = field(default_factory=dict)
+    died: dict[str, int] = field(default_factory=dict)  # cause -> workers
+    worked: dict[str, float] = field(default_factory=dict)  # pool -> device seconds
+    spent: dict[int, dict[str, float]] = field(default_factory=dict)  # day -> owner -> seconds
     history: History = field(init=False)
 
     def __post_init__(self) -> None:
@@ -208,6 +211,10 @@ class Ledger:
         return Delayed(entry.render.retries, max(entry.due_at - self.now(), 0.0))
 
     def learn(self, entry: Entry, device_s: float) -> None:
+        pool, owner = entry.render.pool, entry.flow.rpartition(":")[0]
+        today = self.spent.setdefault(int(self.now()) // 86_400, {})
+        self.worked[pool] = self.worked.get(pool, 0.0) + device_s
+        today[owner] = today.get(owner, 0.0) + device_s
         if device_s > 0 and entry.cost > 0:
             ratio = min(max(device_s / entry.cost, 1e-3), 1e3)
             rate = self.rates.get(entry.render.pool, ratio)
@@ -275,6 +282,8 @@ class Ledger:
         )
 
     def claimed(self, entry: Entry) -> Claim:
+        jobs = tuple(sorted({job for job, _ in entry.waiters}))
+        traces = (self.jobs[job].job.trace for job in jobs)
         return Claim(
             render_id=entry.render.id,
             token=entry.token or "",
@@ -282,12 +291,13 @@ class Ledger:
             spec=entry.render.spec,
             attempt=entry.render.attempt,
             fresh=entry.fresh,
-            jobs=tuple(sorted({job for job, _ in entry.waiters})),
+            jobs=jobs,
             worker=entry.render.worker or "",
             queued_at=entry.render.queued_at,
             claimed_at=self.now(),
             against=entry.render.against,
             previews=entry.previews,
+            traces=tuple(trace for trace in traces if trace),
         )
 
     def forget(self, fingerprint: str, render_id: str) -> None:

@@ -79,6 +79,7 @@ class MemoryJobStore(
         self._draining: set[str] = set()
         self._unwell: dict[str, dict[str, float]] = {}
         self._secrets: dict[str, str] = {}
+        self._reaped_at = 0.0
 
     # ------------------------------------------------------------------------ the API's side
 
@@ -227,6 +228,7 @@ class MemoryJobStore(
     def died(self, slot: str, cause: Cause) -> None:
         with self._lock:
             self._ledger.deaths[slot] = Death(cause=cause, at=self._now())
+            self._ledger.died[cause] = self._ledger.died.get(cause, 0) + 1
 
     def unwell(self, slot: str, token: str) -> None:
         with self._lock:
@@ -249,7 +251,7 @@ class MemoryJobStore(
     def reap(self) -> Moved:
         with self._lock:
             self._now.turn()
-            now = self._now()
+            now = self._reaped_at = self._now()
             return self._ledger.lose(lambda entry: entry.lease_until <= now)
 
     def expire(self) -> Moved:
@@ -359,7 +361,15 @@ class MemoryJobStore(
                 for pool, n in sorted(pools.items())
             )  # fmt: skip
             leases = sum(entry.render.state in LEASED for entry in self._ledger.renders.values())
-            return Stats(pools=tuple(sizes), leases=leases, totals=dict(self._ledger.totals))
+            return Stats(
+                pools=tuple(sizes),
+                leases=leases,
+                totals=dict(self._ledger.totals),
+                deaths=dict(self._ledger.died),
+                worked_s=dict(self._ledger.worked),
+                poisoned=len(self._ledger.poison),
+                reaped_at=self._reaped_at,
+            )
 
     def secret(self, name: str, proposal: str) -> str:
         with self._lock:

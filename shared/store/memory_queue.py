@@ -7,7 +7,8 @@ from threading import RLock
 
 from shared.jobs import LEASED, OPEN, RenderState
 from shared.store.ledger import Entry, Ledger
-from shared.store.queries import Backlog, OwnerLoad, PoolLoad
+from shared.store.queries import Backlog, LaneLoad, OwnerLoad, PoolLoad
+from shared.store.values import WEIGHTS, Spent
 
 
 class MemoryQueue:
@@ -39,7 +40,27 @@ class MemoryQueue:
             oldest_at=min((entry.render.queued_at for entry in queued), default=None),
             work_s=sum(entry.cost for entry in pending),
             rate=self._ledger.rates.get(name),
+            lanes=tuple(_lane(priority, mine) for priority in WEIGHTS),
         )
+
+    def spent(self, top: int) -> Spent:
+        with self._lock:
+            today = self._ledger.spent.get(int(self._ledger.now()) // 86_400, {})
+            largest = sorted(today.items(), key=lambda entry: entry[1], reverse=True)
+            return Spent(sum(today.values()), dict(largest[:top]))
+
+
+def _lane(priority: str, open_: Sequence[Entry]) -> LaneLoad:
+    mine = [entry for entry in open_ if entry.flow.rpartition(":")[2] == priority]
+    states = [entry.render.state for entry in mine]
+    queued = [entry for entry in mine if entry.render.state is RenderState.queued]
+    return LaneLoad(
+        priority,
+        len(queued),
+        sum(entry.cost for entry in queued),
+        states.count(RenderState.running),
+        states.count(RenderState.storing),
+    )
 
 
 def _payer(entry: Entry) -> str:

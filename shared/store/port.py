@@ -23,6 +23,7 @@ from shared.store.values import (
     Owed,
     Poison,
     Pulse,
+    Spent,
     Standing,
     Stats,
     StoreFault,
@@ -235,6 +236,9 @@ class JobStore(Outbox, Protocol):
         """Every worker heard of within an hour, by name."""
 
     def stats(self) -> Stats: ...
+
+    def spent(self, top: int) -> Spent:
+        """Who got how much device time today, the `top` owners by name. O(owners of today)."""
 
     def owed(self) -> dict[str, Owed]:
         """What each owner has queued. He pays whose flow the render is in: who ordered it first, or

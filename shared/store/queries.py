@@ -87,6 +87,20 @@ class Forecast:
 
 
 @dataclass(slots=True, frozen=True)
+class LaneLoad:
+    """One pool's renders of one priority. `queued` ones may be in the pause after a fault.
+
+    `work_s`: device seconds of those, exact, by the model entry's first guess.
+    """
+
+    priority: str
+    queued: int = 0
+    work_s: float = 0.0
+    running: int = 0
+    storing: int = 0
+
+
+@dataclass(slots=True, frozen=True)
 class PoolLoad:
     """One pool's renders. `work_s`: predicted device seconds of what is pending."""
 
@@ -98,6 +112,12 @@ class PoolLoad:
     oldest_at: float | None  # when the longest waiting came, unix seconds
     work_s: float
     rate: float | None  # measured / predicted device seconds
+    lanes: tuple[LaneLoad, ...] = ()  # the highest priority first
+
+    @property
+    def backlog_s(self) -> float:
+        """Predicted device seconds of all that is queued, by the rate that was measured of late."""
+        return sum(lane.work_s for lane in self.lanes) * (self.rate or 1.0)
 
 
 @dataclass(slots=True, frozen=True)

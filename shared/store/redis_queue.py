@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from shared.store.faults import translated
-from shared.store.queries import Backlog, OwnerLoad, PoolLoad
+from shared.store.queries import Backlog, LaneLoad, OwnerLoad, PoolLoad
+from shared.store.values import WEIGHTS
 
 
 class RedisQueue:
@@ -25,8 +26,12 @@ class RedisQueue:
 
 
 def _pool(name: str, load: list[Any]) -> PoolLoad:
-    pending, delayed, running, storing, oldest, work_s, rate = load
+    pending, delayed, running, storing, oldest, work_s, rate, lanes = load
     return PoolLoad(
         name, pending, delayed, running, storing, float(oldest) if oldest else None, float(work_s),
         float(rate) if rate else None,
+        tuple(
+            LaneLoad(priority, queued, ms / 1000, running, storing)
+            for priority, (queued, ms, running, storing) in zip(WEIGHTS, lanes, strict=True)
+        ),
     )  # fmt: skip

@@ -36,6 +36,7 @@ from shared.store.values import (
     Owed,
     Poison,
     PoolStats,
+    Spent,
     Standing,
     Stats,
     StoreFault,
@@ -239,12 +240,17 @@ class RedisJobStore(RedisAttendance, RedisClaims, RedisEvents, RedisIndex, Redis
         pipe = self._redis.pipeline(transaction=False)
         pipe.zcard(KEYS["leases"])
         pipe.hgetall(KEYS["totals"])
+        pipe.hgetall(KEYS["deaths"])
+        pipe.hgetall(KEYS["worked_ms"])
+        pipe.zcard(KEYS["poison"])
+        pipe.get(KEYS["reaped"])
+        pipe.info("memory")
         for pool in pools:
             pipe.zcard(KEYS["pending"] + pool)
             pipe.zcard(KEYS["delayed"] + pool)
             pipe.llen(queue_name(pool))
             pipe.get(KEYS["rate"] + pool)
-        leases, totals, *sizes = pipe.execute()
+        leases, totals, deaths, worked_ms, poisoned, reaped_at, memory, *sizes = pipe.execute()
         rows = zip(pools, sizes[::4], sizes[1::4], sizes[2::4], sizes[3::4], strict=True)
         return Stats(
             pools=tuple(
@@ -253,7 +259,19 @@ class RedisJobStore(RedisAttendance, RedisClaims, RedisEvents, RedisIndex, Redis
             ),
             leases=leases,
             totals={outcome: int(count) for outcome, count in totals.items()},
+            deaths={cause: int(count) for cause, count in deaths.items()},
+            worked_s={pool: int(ms) / 1000 for pool, ms in worked_ms.items()},
+            poisoned=poisoned,
+            reaped_at=float(reaped_at or 0),
+            used_bytes=memory["used_memory"],
+            max_bytes=memory.get("maxmemory", 0),
         )
+
+    @_translated
+    def spent(self, top: int) -> Spent:
+        all_ms, *owners = self._run("spent", top)
+        named = zip(owners[::2], owners[1::2], strict=True)
+        return Spent(float(all_ms) / 1000, {owner: float(ms) / 1000 for owner, ms in named})
 
     @_translated
     def owed(self) -> dict[str, Owed]:

@@ -50,7 +50,7 @@ SCRIPTS = (
     "submit", "get", "cancel", "forget", "claim", "renew", "storing", "close", "release", "revoke",
     "adopt", "reap", "expire", "reconcile", "audit", "heartbeat", "died", "unwell", "workers",
     "poison", "condemn", "attend", "depart", "abandon", "unattended",
-    "jobs", "disown", "delete", "foresee", "queue", "events", "pulse", "preview",
+    "jobs", "disown", "delete", "foresee", "queue", "spent", "events", "pulse", "preview",
     "claim_deliveries", "freeze_delivery", "settle_delivery", "redeliver", "webhook_secrets",
 )  # fmt: skip
 # What is put before every script, in this order: `lua/lib/`.

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
-from shared.jobs import Failure, Job, JobImage, Record, RenderSpec, StoredResult, Verdict
+from shared.jobs import (
+    Failure,
+    Job,
+    JobImage,
+    Record,
+    RenderSpec,
+    StoredResult,
+    TraceContext,
+    Verdict,
+)
 
 WEIGHTS = {"high": 4.0, "normal": 1.0, "low": 0.25}
 Hold = Literal["held", "cancel", "lost"]
@@ -119,6 +128,7 @@ class Claim:
     claimed_at: float
     against: StoredResult | None = None  # compare with this, and store nothing
     previews: int = 0  # how many half-made pictures somebody ordered
+    traces: tuple[TraceContext, ...] = ()  # those of its jobs, the oldest job's first
 
     @property
     def who(self) -> dict[str, str | int]:
@@ -223,11 +233,13 @@ class Gpu(Record):
     memory_used_mb: int
     memory_peak_mb: int
     memory_total_mb: int
+    memory_reserved_mb: int | None = None  # what the allocator took from the card
 
 
 class WorkerStatus(Record):
     """One worker's heartbeat. `steps` are the loading steps reached; `note` explains the state.
-    `placement` is what its entry's profile came to; "" until it is chosen.
+    `placement` is what its entry's profile came to; "" until it is chosen. `load_s` is the whole
+    cold start, imports and what lies between the steps too; None until it is over.
 
     `holding` (renders that it leases) and `last_death` are the store's own knowledge.
     """
@@ -240,8 +252,10 @@ class WorkerStatus(Record):
     placement: str = ""
     pid: int = 0
     host: str = ""
+    started_at: float = 0.0  # when the process did, unix seconds by its own clock
     render: str | None = None
     steps: tuple[LoadingStep, ...] = ()
+    load_s: float | None = None
     error: str | None = None
     note: str | None = None
     gpu: Gpu | None = None
@@ -259,11 +273,29 @@ class PoolStats(Record):
 
 
 class Stats(Record):
-    """Read at scrape time. `totals` counts since the store was made: succeeded, failed, lost, ..."""
+    """Read at scrape time. `totals` counts since the store was made: succeeded, failed, lost, ...
+
+    `deaths` counts workers by cause; `worked_s`: device seconds that went into pictures, by pool.
+    `max_bytes`: 0 is no limit. `reaped_at`: when the reaper came last, unix seconds; 0: never.
+    """
 
     pools: tuple[PoolStats, ...] = ()
     leases: int = 0
     totals: dict[str, int] = {}
+    deaths: dict[str, int] = {}
+    worked_s: dict[str, float] = {}
+    poisoned: int = 0
+    reaped_at: float = 0.0
+    used_bytes: int = 0
+    max_bytes: int = 0
+
+
+@dataclass(slots=True, frozen=True)
+class Spent:
+    """Device seconds that went into pictures today (UTC): of all owners, and of the `top` ones."""
+
+    all_s: float = 0.0
+    top_s: Mapping[str, float] = field(default_factory=dict)  # the largest first
 
 
 class StoreFault(Record):

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.models import ModelEntry, load_catalog
+from shared.catalog import load_catalog
+from shared.models import ModelEntry
 from shared.settings import load_settings
 from tests.orders import spec
 from worker.engines.port import Inputs, Previews

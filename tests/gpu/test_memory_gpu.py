@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from shared.catalog import load_catalog
 from shared.errors import ModelUnavailable
-from shared.models import ModelEntry, load_catalog
+from shared.models import ModelEntry
 from shared.settings import load_settings
 from tests.orders import spec
 from worker.engines.port import Renderer

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from shared.models import load_catalog
+from shared.catalog import load_catalog
 from shared.settings import load_settings
 from tests.orders import spec
 
@@ -60,6 +61,21 @@ def test_no_step_makes_the_host_wait(folder: Path) -> None:
         torch.cuda.set_sync_debug_mode(0)
         hook.remove()
         del engine._decode
+
+
+def test_steps_are_timed_by_the_card_and_not_by_a_host_that_is_late(folder: Path) -> None:
+    engine = engine_of(folder)
+    drawn(engine)
+    held = threading.Event()
+
+    def late(done: int, total: int) -> None:
+        if done == total:  # the card is through, and the host is not
+            held.wait(1.0)
+
+    picture = engine.render(spec(7, width=256, height=256, steps=8), late)
+
+    assert len(picture.steps_s) == 8
+    assert 0 < sum(picture.steps_s) < picture.timings_s["denoise"] - 0.9
 
 
 @pytest.mark.parametrize("mode", ["regional", "full"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +17,7 @@ from worker.loading.deep import look_deep
 from worker.loading.load import load
 from worker.loading.parts import wanted_by
 from worker.loading.preflight import preflight
+from worker.loading.weights import counted
 
 
 def entry(folder, **fields):
@@ -31,10 +33,16 @@ def drawn(served, settings):
     return load(served, settings, "cpu").render(spec, lambda done, total: None).rgb
 
 
+@pytest.fixture(scope="module")
+def packed(tiny_folder, tmp_path_factory):
+    """A folder in int8, with its T5 in nf4."""
+    folder = tmp_path_factory.mktemp("packed") / "baked"
+    return bake(entry(tiny_folder, precision="int8", t5="nf4"), tiny_folder, folder)
+
+
 @pytest.mark.parametrize(
     "fields",
     [
-        {"precision": "fp32"},
         {"precision": "bf16"},
         {"precision": "bf16", "t5": "off"},
         {"precision": "int8", "t5": "int8"},
@@ -53,6 +61,8 @@ def test_a_baked_folder_draws_the_same_pictures(tiny_folder, tmp_path, fields):
     assert baked.digest != served.digest  # another source is another digest
     assert preflight(tmp_path / "baked", wanted_by(baked)) == []
     assert look_deep(tmp_path / "baked", wanted_by(baked)) == ([], True)
+    if baked.t5 != "off":  # as many numbers, however they are packed
+        assert counted(tmp_path / "baked") == counted(tiny_folder)
 
 
 def test_it_holds_its_dtype_its_parts_and_shards_of_the_size_asked(tiny_folder, tmp_path):
@@ -76,16 +86,12 @@ def test_the_entry_that_it_prints_is_one_for_the_models_file(tiny_folder, tmp_pa
     assert ModelEntry(id="m.1", **table) == served
 
 
-def test_what_is_packed_is_smaller_and_not_packed_twice(tiny_folder, tmp_path, monkeypatch):
-    served = entry(tiny_folder, precision="int8", t5="nf4")
-
-    baked = bake(served, tiny_folder, tmp_path / "baked")
-
+def test_what_is_packed_is_smaller_and_not_packed_twice(tiny_folder, packed, monkeypatch):
     for part, share in (("transformer", 0.6), ("text_encoder_3", 0.35)):
-        assert size_bytes(tmp_path / "baked" / part) < share * size_bytes(tiny_folder / part)
+        assert size_bytes(folder_of(packed) / part) < share * size_bytes(tiny_folder / part)
     for maker in ("transformer_config", "t5_config"):
         monkeypatch.setattr(f"worker.loading.read.{maker}", lambda _: pytest.fail("packed again"))
-    assert drawn(baked, Settings(model_cache_dir=tmp_path))
+    assert drawn(packed, Settings())
 
 
 @pytest.mark.parametrize(
@@ -95,13 +101,9 @@ def test_what_is_packed_is_smaller_and_not_packed_twice(tiny_folder, tmp_path, m
         ({"precision": "int8"}, "text_encoder_3 in .* must say t5 = 'nf4'"),
     ],
 )
-def test_a_packed_folder_is_served_by_no_entry_that_says_otherwise(
-    tiny_folder, tmp_path, fields, says
-):
-    bake(entry(tiny_folder, precision="int8", t5="nf4"), tiny_folder, tmp_path / "baked")
-
+def test_a_packed_folder_is_served_by_no_entry_that_says_otherwise(packed, fields, says):
     with pytest.raises(ModelError, match=says):
-        load(entry(tmp_path / "baked", **fields), Settings(), "cpu")
+        load(entry(folder_of(packed), **fields), Settings(), "cpu")
 
 
 @pytest.mark.parametrize(
@@ -116,6 +118,10 @@ def test_a_packed_folder_is_served_by_no_entry_that_says_otherwise(
 def test_what_cannot_be_packed_here_is_refused_in_words(tiny_folder, tmp_path, fields, says):
     with pytest.raises(ModelError, match=says):
         bake(entry(tiny_folder, **fields), tiny_folder, tmp_path / "baked")
+
+
+def folder_of(baked):
+    return Path(baked.source.removeprefix("dir:"))
 
 
 def size_bytes(folder):

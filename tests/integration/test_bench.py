@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,10 +15,11 @@ from click.testing import CliRunner
 
 from cli.main import main
 from shared.flops import Mmdit
-from worker.bench import made
+from worker.bench import child, made
 from worker.bench.child import rows_of
 from worker.bench.plan import NAIVE, SHAPES, VARIANTS, Plan, Run
 from worker.bench.watch import watched
+from worker.loading.networks import Dimensions
 
 TURBO = replace(SHAPES["turbo"], steps=2)
 
@@ -107,7 +109,7 @@ def test_ceilings_are_rates_or_reasons(runs: dict[str, Run]) -> None:
     [(made.LARGE, 8.0566e9), (made.MEDIUM, 2.2432e9)],
     ids=["large", "medium"],
 )
-def test_the_shapes_are_the_published_ones(size: made.Dimensions, parameters: float) -> None:
+def test_the_shapes_are_the_published_ones(size: Dimensions, parameters: float) -> None:
     pipe = made.pipeline(size, "meta", torch.bfloat16)
 
     def count(name: str) -> int:
@@ -138,6 +140,19 @@ def test_the_watch_is_gone_when_it_is_done() -> None:
     assert AutoencoderKL.decode is before
 
 
+def test_a_process_is_told_what_to_do_and_leaves_its_rows_in_a_file(
+    runs: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    into, run = tmp_path / "rows.jsonl", runs["placement=model-offload"]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(run.encode())))
+    monkeypatch.setattr("sys.argv", ["child", str(into)])
+
+    child.main()
+
+    assert [json.loads(into.read_text())] == list(rows_of(run))
+
+
+@pytest.mark.slow
 def test_the_command_runs_them_in_processes_and_tells_the_rows(tmp_path: Path) -> None:
     into = tmp_path / "rows.jsonl"
     words = (

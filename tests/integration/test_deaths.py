@@ -105,6 +105,7 @@ class Worker:
     def __init__(self, url: str, render: str = "", group: Path | None = None) -> None:
         config = {
             "redis_url": url, "slot": "slot", "lease_s": 600.0, "max_render_s": 600.0,
+            "log": ["INFO", "json"],
             "store": StoreConfig(ticket_template(), max_losses=1).as_dict(),
         }  # fmt: skip
         enter = f"open({str(group / 'cgroup.procs')!r}, 'w').write('0')\n" if group else ""

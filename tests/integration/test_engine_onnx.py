@@ -20,9 +20,11 @@ from click.testing import CliRunner
 from PIL import Image
 
 from cli.main import main
+from cli.models import listing
+from shared.catalog import load_catalog
 from shared.errors import Canceled, DeviceFault, ModelError, RenderFailed
 from shared.jobs import LoraRef, RenderSpec
-from shared.models import ModelEntry, load_catalog
+from shared.models import ModelEntry
 from shared.settings import Settings
 from tests.e2e.parts import Parts
 from tests.waiting import wait_until
@@ -188,6 +190,13 @@ def test_a_picture_names_engine_provider_and_version(engine: Any) -> None:
     assert profile["opset"] == str(onnx_graphs.OPSET)
 
 
+def test_a_picture_tells_its_arithmetic_as_the_other_engine_does(engine: Any, torchs: Any) -> None:
+    ours, theirs = (each.render(order(), on_step).effort for each in (engine, torchs))
+
+    assert ours.tflop == theirs.tflop
+    assert min(ours.tflop_per_s, ours.ceiling_share, ours.step_s) > 0
+
+
 def test_the_export_tells_what_it_does_and_nothing_about_this_machine(
     exported: Path, settings: Settings, told: list[str]
 ) -> None:
@@ -207,6 +216,27 @@ def test_the_printed_entry_is_one_that_a_farm_reads(exported: Path, tmp_path: Pa
     assert (entry.engine, entry.source, entry.steps) == ("onnx", f"dir:{exported}", 3)
     assert entry == serving_entry(ENTRY, exported, "fp32")
     assert entry.aliases == ()
+
+
+def test_models_list_says_of_an_export_what_is_known(
+    exported: Path, copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lose_the_decoder(copied)
+    tables = [
+        as_toml(serving_entry(ENTRY.model_copy(update={"id": name}), folder, "fp32"))
+        for name, folder in (("whole", exported), ("cut", copied))
+    ]
+    models = tmp_path / "models.toml"
+    models.write_text('default = "whole-onnx"\n' + "\n".join(tables))
+    monkeypatch.setenv("FARM_MODELS_FILE", str(models))
+    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setattr(listing, "card_bytes", lambda: 80_000_000_000)
+
+    whole, cut = json.loads(CliRunner().invoke(main, ["models", "list", "--json"]).output)
+    table = CliRunner().invoke(main, ["models", "list"]).output
+
+    assert (whole["whole"], cut["whole"]) == (True, False)
+    assert (whole["card_holds"], "not known" in table) == (None, True)
 
 
 @pytest.mark.parametrize("deep", [[], ["--deep"]])
@@ -375,6 +405,7 @@ def test_a_failure_of_onnx_runtime_is_told_apart(
 # ----------------------------------------------------------------------- other precisions
 
 
+@pytest.mark.slow
 def test_int8_with_a_vae_of_torch_is_exported_by_the_command_and_draws_nearly_the_same(
     settings: Settings, torchs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -425,6 +456,7 @@ def test_a_graph_in_bf16_is_sound_though_no_cpu_runs_it(settings: Settings, tmp_
 # ----------------------------------------------------------------------- a whole farm
 
 
+@pytest.mark.slow
 def test_a_farm_with_an_onnx_entry_draws_what_torch_draws(
     exported: Path,
     settings: Settings,

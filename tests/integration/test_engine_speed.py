@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -106,14 +107,25 @@ class Device:
     """Finishes a step when it is told to wait for it, and remembers how many were queued then."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.queued = 0
+        self.queued = -1  # the first mark is the beginning
         self.done = 0
         monkeypatch.setattr(pace, "marks_of", lambda device: (self.mark, pace.AHEAD_STEPS))
 
     def mark(self) -> Any:
         self.queued += 1
-        number = self.queued
-        return lambda: setattr(self, "done", max(self.done, number))
+        return DeviceMark(self, self.queued)
+
+
+@dataclass(slots=True, frozen=True)
+class DeviceMark:
+    device: Device
+    number: int
+
+    def wait(self) -> None:
+        self.device.done = max(self.device.done, self.number)
+
+    def seconds_since(self, earlier: DeviceMark) -> float:
+        return float(self.number**2 - earlier.number**2)
 
 
 def test_a_step_is_told_when_it_is_done_and_the_host_is_one_ahead(
@@ -129,6 +141,7 @@ def test_a_step_is_told_when_it_is_done_and_the_host_is_one_ahead(
     assert [done for done, _, _ in told] == [1, 2, 3, 4]
     assert all(done == finished for done, finished, _ in told)
     assert [queued - done for done, _, queued in told] == [1, 1, 1, 0]
+    assert steps.steps_s == (1.0, 3.0, 5.0, 7.0), "by the device's clock, not by when it was told"
 
 
 def test_a_cancel_comes_with_one_step_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,6 +48,7 @@ def config(url: str, max_render_s: float = 60.0) -> dict[str, object]:
         "slot": "slot",
         "lease_s": LEASE_S,
         "max_render_s": max_render_s,
+        "log": ["INFO", "json"],
     }
 
 

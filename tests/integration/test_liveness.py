@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 from deploy.embedded import EmbeddedRedis
-from shared.models import load_catalog
+from shared.catalog import load_catalog
 from shared.settings import load_settings
 from shared.store import open_store
 from tests.waiting import wait_until

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from deploy.local import LocalFarm, bindable
+from deploy.local import TARGETS, LocalFarm, bindable
 from deploy.slots import Slot
 from shared.errors import FarmError, SettingsError
 from shared.settings import load_settings
@@ -109,6 +109,29 @@ def test_every_part_starts_with_the_settings_of_the_farm_and_a_slot_of_its_own(
     assert sorted(path.name for path in (tmp_path / "data/logs").iterdir()) == [
         "api.log", "chores.log", "worker-box-cpu1.log", "worker-box-gpu0.log",
     ]  # fmt: skip
+
+
+def test_every_part_has_a_page_of_metrics_and_a_file_says_where(farm, story, tmp_path):
+    slots = [Slot("box-cpu0", {}), Slot("box-cpu1", {})]
+
+    farm(
+        slots=slots, FARM_HOST="0.0.0.0", FARM_PORT="8123", FARM_CHORES_METRICS_PORT="9200"
+    ).start()
+
+    [found] = json.loads((tmp_path / "data" / TARGETS).read_text())
+    api, chores, *workers = found["targets"]
+    assert (api, chores) == ("127.0.0.1:8123", "127.0.0.1:9200")
+    wait_until(lambda: story.read_text().count("start ") == 4)
+    told = [json.loads(x[6:])[2] for x in story.read_text().splitlines() if '"worker"' in x]
+    assert {f"127.0.0.1:{env['FARM_WORKER_METRICS_PORT']}" for env in told} == set(workers)
+    assert len(set(workers)) == 2
+
+
+def test_an_address_for_metrics_that_is_not_this_machines_is_named(farm):
+    with pytest.raises(
+        SettingsError, match=r"FARM_WORKER_METRICS_HOST: cannot listen on 192\.0\.2\.1"
+    ):
+        farm(FARM_WORKER_METRICS_HOST="192.0.2.1").start()
 
 
 def test_the_farm_ends_api_first_and_redis_last(farm, story):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -17,11 +19,12 @@ from shared.settings import Settings
 from tests import gguf_files
 from tests.adapters import lora_entry, ref, train
 from worker.engines.diffusers_sd3 import DiffusersSD3
+from worker.engines.dtypes import DTYPES
 from worker.engines.loras import Loras
 from worker.loading.locate import locate
 from worker.loading.lora_source import reader
 from worker.loading.place import place
-from worker.loading.read import DTYPES, read
+from worker.loading.read import read
 from worker.loading.steps import untold
 
 ENTRY = ModelEntry(
@@ -51,6 +54,12 @@ def engine_of(settings: Settings, loras: dict[str, LoraEntry], **changes: Any) -
     return DiffusersSD3(pipe, entry, "cpu", {}, loras=adapters)
 
 
+@pytest.fixture(scope="module")
+def resting(settings: Settings, loras: dict[str, LoraEntry]) -> Callable[[str], Any]:
+    """An engine with all on its device; the same one for the same precision."""
+    return cache(lambda precision: engine_of(settings, loras, precision=precision))
+
+
 def drawn(engine: Any, *loras: LoraRef) -> Any:
     spec = RenderSpec(
         model="m", model_digest=ENTRY.digest, prompt="a red fox", width=64, height=64, steps=2,
@@ -61,14 +70,18 @@ def drawn(engine: Any, *loras: LoraRef) -> Any:
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "int8", "gguf"])
 def test_a_lora_shows_about_as_in_fp32_and_goes_again(
-    settings: Settings, loras: dict[str, LoraEntry], tmp_path: Path, precision: str
+    settings: Settings,
+    loras: dict[str, LoraEntry],
+    resting: Callable[[str], Any],
+    tmp_path: Path,
+    precision: str,
 ) -> None:
     file = tmp_path / "q8.gguf"
     if precision == "gguf":
         kind = gguf.GGMLQuantizationType.Q8_0
         gguf_files.write(locate(ENTRY, settings), file, kind, original=False)
     ink = ref(loras["ink"])
-    exact = engine_of(settings, loras)
+    exact = resting("fp32")
     engine = engine_of(settings, loras, precision=precision, gguf_file=str(file))
     plain, inked = drawn(engine), drawn(engine, ink)
 
@@ -87,17 +100,22 @@ def test_a_lora_shows_about_as_in_fp32_and_goes_again(
         ("int8", "model-offload"),
     ],
 )
-def test_no_placement_moves_a_pixel(
-    settings: Settings, loras: dict[str, LoraEntry], precision: str, placement: str
+def test_no_placement_moves_a_pixel_by_more_than_rounding(
+    settings: Settings,
+    loras: dict[str, LoraEntry],
+    resting: Callable[[str], Any],
+    precision: str,
+    placement: str,
 ) -> None:
-    resting, moving = (
-        engine_of(settings, loras, precision=precision, placement=each)
-        for each in ("gpu", placement)
-    )
+    stays = resting(precision)
+    moving = engine_of(settings, loras, precision=precision, placement=placement)
+    # Only layers that stay are read into tables of the modulation, which round.
+    most_levels = 1 if placement == "group-offload" else 0
     ink, oil = ref(loras["ink"]), ref(loras["oil"], -0.5)
 
     # one of them has room: they push each other out
     for worn in ((), (ink,), (), (oil,), (ink, oil), ()):
-        assert (drawn(moving, *worn) == drawn(resting, *worn)).all()
+        levels_off = abs(drawn(moving, *worn) - drawn(stays, *worn))
+        assert levels_off.max() <= most_levels
     moving._loras.clear()
-    assert (drawn(moving) == drawn(resting)).all()
+    assert abs(drawn(moving) - drawn(stays)).max() <= most_levels

@@ -18,8 +18,8 @@ from starlette.testclient import TestClient
 from api.app import create_app
 from api.live import RedisLive
 from deploy.embedded import EmbeddedRedis
+from shared.catalog import Catalog
 from shared.keys import KEYS
-from shared.models import Catalog
 from shared.settings import Settings
 from shared.store import open_store
 from shared.store.port import JobStore

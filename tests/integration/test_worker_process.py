@@ -114,6 +114,8 @@ def test_a_worker_is_ready_only_when_its_model_is_loaded_and_ends_with_0(
     seen = worker(store)
     assert seen is not None
     assert all(step.status in ("done", "skipped") for step in seen.steps)
+    assert seen.load_s is not None
+    assert seen.load_s > sum(step.seconds or 0 for step in seen.steps)
     assert process.end() == 0
     assert store.workers() == []
 

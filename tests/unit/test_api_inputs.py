@@ -14,7 +14,8 @@ from PIL import Image
 from pydantic import SecretStr
 
 import api.inputs
-from shared.models import Catalog, ModelEntry
+from shared.catalog import Catalog
+from shared.models import ModelEntry
 from shared.results.inputs import Inputs
 from shared.settings import Settings
 from tests.api_kit import CATALOG, TINY, Farm

@@ -235,9 +235,11 @@ def test_status_tells_the_loading_steps_and_the_reason():
     farm.store.heartbeat(worker("failed", error="log in and accept the licence"), 60.0)
     assert "log in and accept the licence" in client.get("/status").json()["reason"]
 
-    farm.store.heartbeat(worker("ready"), 60.0)
+    farm.store.heartbeat(worker("ready", load_s=41.7), 60.0)
     ready = client.get("/status").json()
     assert (ready["ready"], ready["reason"]) == (True, None)
+    seen = ready["models"][0]["workers"][0]["load_s"]
+    assert (tiny["workers"][0]["load_s"], seen) == (None, 41.7)
     assert {m["id"]: m["ready"] for m in ready["models"]} == {"tiny": True, "large": False}
 
 

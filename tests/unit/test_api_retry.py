@@ -7,7 +7,7 @@ from starlette.testclient import TestClient
 from ulid import ULID
 
 from api.app import create_app
-from shared.models import Catalog
+from shared.catalog import Catalog
 from shared.settings import Settings
 from shared.store.memory import MemoryJobStore
 from tests.api_kit import TINY, FakeResults, Farm

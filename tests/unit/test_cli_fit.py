@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
@@ -48,8 +49,15 @@ def test_json_has_bytes_by_placement(run: Run) -> None:
     assert row["need_bytes"]["gpu"] < document["memory_bytes"]
 
 
-@pytest.mark.parametrize(("name", "code"), [("tiny", 1), ("nobody", 2)])
-def test_a_model_that_cannot_be_counted_is_one_sentence(run: Run, name: str, code: int) -> None:
+@pytest.mark.parametrize(("name", "code"), [("tiny", 1), ("graphs", 1), ("nobody", 2)])
+def test_a_model_that_cannot_be_counted_is_one_sentence(
+    run: Run, name: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models, source = tmp_path / "models.toml", "dir:/models/stable-diffusion-3.5-medium"
+    graphs = f'[models.graphs]\nengine = "onnx"\nprecision = "fp16"\nsource = "{source}"\n'
+    models.write_text(f'default = "graphs"\n{graphs}[models.tiny]\nsource = "tiny:"\n')
+    monkeypatch.setenv("FARM_MODELS_FILE", str(models))
+
     done = run(name)
 
     assert done.exit_code == code

@@ -11,7 +11,7 @@ from cli.hints import base_url, curl_line, how_to_use
 from cli.main import main
 from cli.screen import FarmScreen, describe
 from renderfarm_client import FarmStatus
-from shared.models import load_catalog
+from shared.catalog import load_catalog
 from shared.settings import Settings, load_settings, variable
 from tests.loopback import serving
 

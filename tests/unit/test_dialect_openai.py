@@ -11,7 +11,8 @@ from api.dialects.wish import Wish
 from api.errors import Problem
 from api.reading import read
 from api.schemas import Limits, NewJob
-from shared.models import Catalog, ModelEntry
+from shared.catalog import Catalog
+from shared.models import ModelEntry
 from tests.api_kit import CATALOG, LARGE, TINY
 
 TURBO = ModelEntry(id="turbo", source="hf:lab/turbo", steps=4, guidance_scale=0.0)

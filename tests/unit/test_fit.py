@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from shared.catalog import load_catalog
 from shared.errors import ModelError
-from shared.models import ModelEntry, load_catalog
+from shared.models import ModelEntry
 from worker.loading import tiny
 from worker.loading.fit import PLACEMENTS, fits, least, need, sizes
 from worker.loading.weights import KNOWN, Weights, counted, known

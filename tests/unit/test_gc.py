@@ -9,9 +9,11 @@ from pathlib import Path
 from threading import Event
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from shared.gc import Waste, find_waste, sweep
 from shared.jobs import StoredResult
+from shared.metrics import ChoresMetrics
 from shared.results.inputs import InputMissing, Inputs
 from shared.results.local import LocalResults
 from shared.results.names import picture, record
@@ -184,7 +186,7 @@ def test_the_chore_collects_beside_the_others_and_one_at_a_time() -> None:
 
 
 def test_the_nightly_chore_takes_old_inputs_though_pictures_are_kept_for_ever(
-    farm: Farm, tmp_path: Path
+    farm: Farm,
 ) -> None:
     long_ago = Inputs(farm.results, lambda: date(2020, 1, 1))
     for sha256 in (A, "b2" * 32):
@@ -192,9 +194,12 @@ def test_the_nightly_chore_takes_old_inputs_though_pictures_are_kept_for_ever(
     farm.store.submit(submission(init_image_sha256=A, strength=0.5))
     farm.put(A, "old", age_days=400)
 
-    collect(Settings(results_dir=tmp_path), farm.store)
+    registry = CollectorRegistry()
+    collect(Settings(), farm.store, farm.results, ChoresMetrics(registry))
 
     assert long_ago.get(A) == b"png"
     with pytest.raises(InputMissing):
         long_ago.get("b2" * 32)
     assert farm.stored() == {"old"}
+    gone = {"what": "inputs_collected"}
+    assert registry.get_sample_value("renderfarm_chore_changes_total", gone) == 1

@@ -8,9 +8,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from shared.errors import StoreUnavailable
 from shared.jobs import JobStatus
+from shared.metrics import ChoresMetrics
 from shared.store.memory import MemoryJobStore
 from shared.store.values import WorkerStatus
 from tests.orders import POOL, submission
@@ -129,14 +131,15 @@ def test_each_chore_does_its_turn_and_says_what_it_changed(
     caplog.set_level("INFO", "farm.chores")
     now = [1000.0]
     store = MemoryJobStore(clock=lambda: now[0], max_losses=2)
-    chores = Chores(store)
+    registry = CollectorRegistry()
+    chores = Chores(store, metrics=ChoresMetrics(registry))
     lost = store.submit(submission(seed=1)).job
     late = store.submit(submission(seed=2, deadline_s=5)).job
     store.claim(POOL, "t1", "slot", "worker", 1.0)
 
     now[0] += 10
     for name in EVERY_S:
-        run(name, getattr(chores, name))
+        chores.turn(name)
     store.claim(POOL, "t2", "slot", "worker", 1.0)
     now[0] += 10
     chores.reap()
@@ -145,6 +148,8 @@ def test_each_chore_does_its_turn_and_says_what_it_changed(
     assert store.get(late.id).status is JobStatus.expired
     actions = [record.message for record in caplog.records]
     assert actions.count("reaped") == actions.count("expired") == actions.count("poisoned") == 1
+    for what in ("reaped", "expired", "poisoned"):
+        assert registry.get_sample_value("renderfarm_chore_changes_total", {"what": what}) == 1
 
 
 def test_chores_that_go_round_show_it_to_a_probe(tmp_path: Path) -> None:
@@ -163,10 +168,14 @@ def test_a_failing_chore_is_logged_and_has_a_next_turn(caplog: pytest.LogCapture
     def wrong() -> None:
         raise ValueError("a bug")
 
-    run("reap", away)
-    run("reap", wrong)
+    registry = CollectorRegistry()
+    metrics = ChoresMetrics(registry)
+    run("reap", away, metrics)
+    run("reap", wrong, metrics)
+    failed = {"chore": "reap", "outcome": "failed"}
 
     assert [record.levelno for record in caplog.records] == [logging.WARNING, logging.ERROR]
+    assert registry.get_sample_value("renderfarm_chore_runs_total", failed) == 2
 
 
 def test_every_chore_is_timed_by_the_clock_that_goes_evenly() -> None:

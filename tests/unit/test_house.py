@@ -67,8 +67,9 @@ def test_keys_are_spelled_in_one_place() -> None:
 
 
 def test_metrics_are_made_in_one_place() -> None:
-    makers = users_of(r"\b(Counter|Gauge|Histogram|Summary)\(\s*[\"']")
-    assert makers == {"shared/metrics.py"}
+    makers = users_of(r"\b(Counter|Gauge|Histogram|Summary)(MetricFamily)?\(\s*f?[\"']")
+    assert makers
+    assert all(name.startswith("shared/metrics/") for name in makers)
 
 
 def test_every_script_is_used_and_says_what_it_takes() -> None:

@@ -9,8 +9,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cli.main import main
+from shared.catalog import load_catalog
 from shared.errors import ModelError
-from shared.models import ModelEntry, load_catalog
+from shared.models import ModelEntry
 from tests.adapters import sha256_of, train
 from worker.loading import tiny
 
@@ -86,13 +87,13 @@ def test_one_file_has_one_name(tmp_path: Path) -> None:
         ({"precision": "fp8-storage"}, False),
         ({"precision": "fp8"}, False),
         ({"precision": "nf4"}, False),
-        ({"engine": "onnx"}, False),
+        ({"engine": "onnx", "source": "dir:x"}, False),
     ],
 )
 def test_how_a_model_is_held_decides_whether_it_takes_them(
     fields: dict[str, Any], takes: bool
 ) -> None:
-    assert ModelEntry(id="m", source="tiny:", **fields).takes_loras is takes
+    assert ModelEntry.model_validate({"id": "m", "source": "tiny:", **fields}).takes_loras is takes
 
 
 def test_skip_layer_guidance_by_default_needs_layers() -> None:

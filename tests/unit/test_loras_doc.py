@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from shared.catalog import load_catalog
 from shared.loras import LoraEntry
-from shared.models import load_catalog
 
 PAGE = (Path(__file__).parents[2] / "docs" / "loras.md").read_text("utf-8")
 CODES = {"lora_not_found", "lora_unusable", "unsupported_for_model"}

@@ -153,7 +153,7 @@ def test_prometheus_scrapes_services_that_are_there() -> None:
     found = [sd for job in config["scrape_configs"] for sd in job.get("dns_sd_configs", ())]
     workers = {name for name in OURS if "worker" in SERVICES[name]["image"]}
 
-    assert {name for sd in found for name in sd["names"]} == {"api", *workers}
+    assert {name for sd in found for name in sd["names"]} == {"api", "chores", *workers}
     for sd in found:
         for name in set(sd["names"]) & workers:
             assert SERVICES[name]["environment"]["FARM_WORKER_METRICS_PORT"] == str(sd["port"])

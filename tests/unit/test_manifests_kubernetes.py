@@ -11,13 +11,14 @@ import promql_parser
 import pytest
 
 from deploy.local import DRAIN_MARGIN_S
-from shared.models import load_catalog
+from shared.catalog import load_catalog
 from shared.settings import load_settings
 from tests.manifests import MODELS, OVERLAYS, Missing, rendered
 
 Resource = dict[str, Any]
 PODS = [(overlay, name) for overlay in OVERLAYS for name in ("api", "chores", "worker")]
 PREDICTED = "renderfarm_backlog_gpu_seconds"
+RENDERED = "renderfarm_gpu_seconds_total"
 
 
 @cache
@@ -144,7 +145,9 @@ def test_selectors_select_pods_that_are_there(overlay: str) -> None:
         assert any(selector["matchLabels"].items() <= labels.items() for labels in services)
 
 
-def test_workers_scale_with_the_predicted_seconds_of_their_own_model() -> None:
+def test_workers_scale_with_the_seconds_of_their_own_model_that_wait_and_that_were_rendered() -> (
+    None
+):
     scaled = of_kind("production", "ScaledObject")
     workers = {names(each): each["spec"] for each in of_kind("production", "Deployment")}
 
@@ -152,12 +155,13 @@ def test_workers_scale_with_the_predicted_seconds_of_their_own_model() -> None:
     for each in scaled:
         spec = each["spec"]
         target = workers[spec["scaleTargetRef"]["name"]]
-        (trigger,) = spec["triggers"]
-        query = promql_parser.parse(trigger["metadata"]["query"])
+        queries = [promql_parser.parse(each["metadata"]["query"]) for each in spec["triggers"]]
+        waits, rendered_of_late = queries[0].expr, queries[1].expr.args[0].vector_selector
         model = target["template"]["spec"]["containers"][0]["args"][-1]
         assert "replicas" not in target, "the autoscaler and kubectl apply would fight"
-        assert query.expr.name == PREDICTED
-        assert [(m.name, m.value) for m in query.expr.matchers.matchers] == [("model", model)]
+        assert (waits.name, rendered_of_late.name) == (PREDICTED, RENDERED)
+        for series in (waits, rendered_of_late):
+            assert [(m.name, m.value) for m in series.matchers.matchers] == [("model", model)]
         assert spec["minReplicaCount"] == 0
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from shared.catalog import load_catalog
 from shared.errors import InvalidOrder, ModelError
-from shared.models import PIXEL_FIELDS, ModelEntry, load_catalog
+from shared.models import PIXEL_FIELDS, ModelEntry
 
 
 def test_the_shipped_catalog_serves_tiny_and_knows_the_real_ones() -> None:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.models import ModelEntry, load_catalog
+from shared.catalog import load_catalog
+from shared.models import ModelEntry
 from worker.loading.tiny import SIZES
 
 PAGE = (Path(__file__).parents[2] / "docs" / "models.md").read_text("utf-8")

@@ -25,6 +25,7 @@ def entry(**changes: Any) -> ModelEntry:
     [
         ({"source": "hf:somebody/something"}, "dir:FOLDER"),
         ({"precision": "nf4"}, "fp32, bf16, fp16, int8"),
+        ({"precision": "gguf", "gguf_file": "x.gguf"}, "fp32, bf16, fp16, int8"),
         ({"precision": "int8", "provider": "tensorrt"}, "choose fp16 or bf16"),
         ({"t5": "int8"}, "t5 is on or off"),
         ({"placement": "model-offload"}, "placement is gpu"),
@@ -34,7 +35,7 @@ def entry(**changes: Any) -> ModelEntry:
         ({"vae_tiling": True}, "leave vae_tiling"),
         ({"allow_tiling": True}, "allow_tiling out"),
         ({"skip_layers": (7, 8)}, "leave skip_layers out"),
-        ({"preset": "draft"}, "preset is exact"),
+        ({"preset": "draft"}, "always does whole steps"),
     ],
 )
 def test_what_a_graph_cannot_do_is_refused_when_the_entry_is_read(
@@ -46,6 +47,11 @@ def test_what_a_graph_cannot_do_is_refused_when_the_entry_is_read(
 
 def test_the_same_is_no_fault_of_an_entry_with_engine_diffusers() -> None:
     entry(engine="diffusers", precision="nf4", compile="regional", vae_tiling=True)
+
+
+def test_graphs_in_8_bits_multiply_the_rest_in_float32() -> None:
+    assert entry(precision="int8").compute_precision == "fp32"
+    assert entry(precision="int8", engine="diffusers").compute_precision == "bf16"
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import get_args
 
 import pytest
 from pydantic import ValidationError
 
+from shared.catalog import load_catalog
 from shared.errors import InvalidOrder
 from shared.fingerprint import canonical, fingerprint
-from shared.models import ModelEntry, Preset, load_catalog
-from shared.presets import RECIPES, check, guided_steps, recipe_of
+from shared.models import ModelEntry, Preset
+from shared.presets import RECIPES, check, recipe_of, share_of_passes
 from tests.orders import spec
 
 MEDIUM = load_catalog().find("sd3.5-medium")
@@ -53,7 +54,7 @@ def test_a_model_of_few_steps_refuses_what_leaves_steps_out() -> None:
     ("changes", "skip"), [({"engine": "onnx"}, 0.0), ({}, 2.8)], ids=["onnx", "skip-layer"]
 )
 def test_what_cannot_be_shortened_refuses_presets(changes: dict[str, str], skip: float) -> None:
-    with pytest.raises(InvalidOrder, match="draft is not"):
+    with pytest.raises(InvalidOrder, match="preset draft"):
         check("draft", MEDIUM.model_copy(update=changes), skip_layer_guidance=skip)
 
 
@@ -62,20 +63,24 @@ def test_other_orders_may_have_them() -> None:
         check(preset, MEDIUM, skip_layer_guidance=0.0)
 
 
-@pytest.mark.parametrize(("preset", "steps"), [("exact", 20), ("balanced", 16), ("draft", 10)])
-def test_a_preset_ends_guidance_early_and_costs_less(preset: str, steps: int) -> None:
-    assert guided_steps(preset, 20) == steps
-    order: dict[str, Any] = {"width": 1024, "height": 1024, "steps": 20, "preset": preset}
+@pytest.mark.parametrize(
+    "changes",
+    [{"guidance_scale": 0.0}, {"skip_layers": [1], "skip_layer_guidance": 2.8}],
+    ids=["distilled", "skip-layer"],
+)
+def test_no_entry_has_a_default_that_it_would_refuse(changes: dict[str, object]) -> None:
+    fields = {"id": "m", "source": "tiny:", "preset": "draft"}
 
-    guided, plain = (MEDIUM.predict_seconds(guidance_scale=scale, **order) for scale in (4.5, 1.0))
-
-    assert guided / plain == pytest.approx((20 + steps + 2) / (20 + 2))
-
-
-@pytest.mark.parametrize("change", [{"guidance_scale": 0.0}, {"skip_layer_guidance": 2.8}])
-def test_a_model_is_not_given_a_preset_that_it_would_refuse(change: dict[str, float]) -> None:
-    fields = MEDIUM.model_dump() | {"preset": "draft"}
     ModelEntry.model_validate(fields)
-
     with pytest.raises(ValidationError, match="preset draft: "):
-        ModelEntry.model_validate(fields | change)
+        ModelEntry.model_validate(fields | changes)
+
+
+@pytest.mark.parametrize(
+    ("preset", "guided", "share"),
+    [("exact", True, 1), ("balanced", True, 0.9), ("draft", True, 0.75), ("draft", False, 1)],
+)
+def test_ending_guidance_spares_half_of_what_is_left(
+    preset: str, guided: bool, share: float
+) -> None:
+    assert share_of_passes(preset, steps=20, guided=guided) == share

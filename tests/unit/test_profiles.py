@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from shared.catalog import load_catalog
 from shared.errors import ModelError
-from shared.models import ModelEntry, load_catalog
+from shared.models import ModelEntry
 from worker.loading import refuse
 from worker.loading.card import Card
 from worker.loading.profiles import Chosen, choose, on_cpu
@@ -160,14 +161,6 @@ def test_memory_that_others_hold_counts_for_auto_only() -> None:
         ({"precision": "gguf"}, None, "name it in gguf_file"),
         ({"gguf_file": "x.gguf"}, None, "set precision to gguf"),
         ({"profile": "eco", "placement": "gpu"}, card(8), "profile eco sets placement"),
-        (
-            {"engine": "onnx", "precision": "gguf", "gguf_file": "x"},
-            None,
-            "onnx knows no precision",
-        ),
-        ({"engine": "onnx", "placement": "model-offload"}, card(8), "onnx knows no placement"),
-        ({"engine": "onnx", "skip_layers": (7, 8)}, card(8), "onnx knows no skip_layers"),
-        ({"engine": "onnx", "compile": "regional"}, card(8), "onnx knows no compile regional"),
     ],
     ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else "",
 )
@@ -217,7 +210,7 @@ def test_a_package_that_is_missing_is_named(
         ({"placement": "sequential-offload"}, card(8)),
         ({"precision": "fp8-storage", "t5": "fp8"}, None),
         ({"precision": "fp16", "t5": "int8"}, None),
-        ({"engine": "onnx", "precision": "fp32"}, None),
+        ({"engine": "onnx", "source": "dir:m", "precision": "int8"}, None),
     ],
     ids=lambda value: "-".join(value.values()) if isinstance(value, dict) else "",
 )

@@ -11,10 +11,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from shared.models import ModelEntry
+from shared.settings import Settings
 from worker.loading import manifest, prefetch
 from worker.loading.deep import look_deep
 from worker.loading.parts import Wanted, files_of
 from worker.loading.prefetch import cold_part, prefetch_cold
+from worker.loading.warming import warm
 
 VAE = "vae/diffusion_pytorch_model.safetensors"
 
@@ -173,6 +176,16 @@ def test_what_memory_cannot_hold_is_not_read(large, monkeypatch):
     monkeypatch.setattr(prefetch, "_memory_bytes", lambda: 50 * 2**20)
 
     assert prefetch_cold(large.parent, [large]) is None
+
+
+@pytest.mark.parametrize(("wanted", "states"), [(True, ["running", "done"]), (False, ["skipped"])])
+def test_prefetching_is_a_loading_step_with_seconds_of_its_own(model, wanted, states):
+    told = []
+    entry = ModelEntry(id="m", source=f"dir:{model}")
+
+    warm(model, entry, Settings(prefetch=wanted), lambda *step: told.append(step))
+
+    assert told == [("prefetch", state) for state in states]
 
 
 def test_a_system_that_cannot_be_asked_is_taken_as_warm(large, monkeypatch):

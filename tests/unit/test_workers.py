@@ -59,7 +59,13 @@ def test_workers_are_for_admins_only(farm: Farm, method: str, path: str) -> None
 
 def test_a_worker_is_shown_with_all_that_is_known_of_it(farm: Farm) -> None:
     card = Gpu(name="card", memory_used_mb=1, memory_peak_mb=2, memory_total_mb=3)
-    now = {"render": "r", "gpu": card, "device": "cuda:0", "placement": "text-offload"}
+    now = {
+        "render": "r",
+        "gpu": card,
+        "device": "cuda:0",
+        "placement": "text-offload",
+        "load_s": 41.7,
+    }
     farm.store.heartbeat(named("w", "busy", **now), 60.0)
     farm.store.died("w", "container_memory")
     farm.client("alice-key").post("/jobs", json={"prompt": "a red fox"})
@@ -72,7 +78,7 @@ def test_a_worker_is_shown_with_all_that_is_known_of_it(farm: Farm) -> None:
     assert [step["name"] for step in shown.pop("steps")] == ["preflight", "load"]
     assert shown == {
         "id": "w", "object": "worker", "model": "tiny", "state": "busy", "note": None,
-        "error": None, "engine": "diffusers", "placement": "text-offload",
+        "load_s": 41.7, "error": None, "engine": "diffusers", "placement": "text-offload",
         "device": "cuda:0", "gpu": card.model_dump(), "render": "r", "holding": 1,
     }  # fmt: skip
 

@@ -12,7 +12,7 @@ from diffusers import StableDiffusion3Pipeline
 from shared.jobs import RenderSpec
 from shared.models import ModelEntry
 from worker.bench.watch import now, watched
-from worker.engines.ceiling import DTYPES
+from worker.engines.dtypes import DTYPES
 from worker.engines.port import Renderer
 from worker.engines.start import noise_of
 

@@ -20,7 +20,8 @@ from worker.bench.drawers import Drawer, Drawn, Engine, Naive
 from worker.bench.plan import NAIVE, Run
 from worker.bench.watch import now
 from worker.compare import psnr_db
-from worker.engines.ceiling import DTYPES, matrix_rate
+from worker.engines.ceiling import matrix_rate
+from worker.engines.dtypes import DTYPES
 from worker.loading.devices import numeric_profile, pick_device, set_threads
 from worker.loading.load import load
 from worker.loading.locate import locate

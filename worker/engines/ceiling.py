@@ -7,13 +7,12 @@ from typing import Literal
 
 import torch
 
+from worker.engines.dtypes import DTYPES
+
 LIMIT_S = 0.1  # for the measured part; making and warming up take about as long
 REPEATS = 20
 # Like the feed-forward of SD3.5 at 1024 px on a card, 160 MB in 16 bits; small on a CPU.
 ON_A_CARD, ON_A_CPU = (8192, 4096, 4096), (256, 512, 512)
-
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def matrix_rate(device: torch.device, precision: Literal["fp32", "bf16", "fp16"]) -> float | None:

@@ -85,8 +85,7 @@ class Denoiser:
         # Fresh: a scheduler keeps its step index, and `set_shift` would keep the old sigma_min.
         self._pipe.scheduler = Schedule.from_config(self._schedule, shift=spec.shift)
         start = start_of(self._pipe, spec, given, self._device)
-        pace = Pace(self._device, self._stamped(task.on_step), spec.steps_to_run)
-        self._meter.stamp()
+        pace = Pace(self._device, task.on_step, spec.steps_to_run)
         with self._shortened(spec):
             latents: torch.Tensor = self._pipe(
                 prompt_embeds=words.prompt[0],
@@ -108,6 +107,7 @@ class Denoiser:
                 return_dict=False,
             )[0]  # fmt: skip
             pace.finish()
+        self._meter.steps_s = pace.steps_s
         return latents
 
     def _skipping(self, spec: RenderSpec) -> dict[str, Any]:
@@ -120,13 +120,6 @@ class Denoiser:
             "skip_layer_guidance_start": self._entry.skip_layer_start,
             "skip_layer_guidance_stop": self._entry.skip_layer_stop,
         }
-
-    def _stamped(self, on_step: OnStep) -> OnStep:
-        def told(done: int, total: int) -> None:
-            self._meter.stamp()
-            on_step(done, total)
-
-        return told
 
     @contextmanager
     def _shortened(self, spec: RenderSpec) -> Iterator[None]:

@@ -10,7 +10,7 @@ import gc
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from threading import get_ident
+from threading import Lock, get_ident
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,6 +19,7 @@ from shared.errors import DeviceFault, FarmError, ModelError, RenderFailed
 from shared.jobs import RenderSpec
 from shared.models import ModelEntry
 from shared.store.values import Gpu
+from shared.traces import step
 from worker.engines.attention import TORCHS_CHOICE, Attention
 from worker.engines.decode import decoded
 from worker.engines.denoise import Denoiser, Task, Words
@@ -62,6 +63,8 @@ class DiffusersSD3:
         self._denoiser = Denoiser(pipe, entry, self._device, attention, self._meter)
         self._sketch = sketch
         self._thread: int | None = None  # that CUDA graphs belong to
+        # A pipeline keeps the state of its call on itself: two at once draw each other's pictures.
+        self._one_at_a_time = Lock()
 
     def warm_up(self) -> None:
         self._meter.measure_ceiling()
@@ -121,13 +124,8 @@ class DiffusersSD3:
         if self._entry.compile == "full" and self._thread not in (None, get_ident()):
             raise RenderFailed("render_error", "CUDA graphs belong to the thread that loaded them")
         task = Task(spec, on_step, inputs, previews)
-        self._ladder.begin()
-        while (picture := self._attempt(task)) is None:
-            self._free()
-            if not self._ladder.step_down():
-                message = f"the device has too little memory for {spec.width} x {spec.height}"
-                raise RenderFailed("out_of_memory", message, retryable=True)
-        return picture
+        with self._one_at_a_time:
+            return self._drawn(task)
 
     def memory(self) -> Gpu | None:
         if self._device.type != "cuda":
@@ -138,7 +136,18 @@ class DiffusersSD3:
             memory_used_mb=torch.cuda.memory_allocated(self._device) // 2**20,
             memory_peak_mb=self._meter.most_bytes() // 2**20,
             memory_total_mb=torch.cuda.mem_get_info(self._device)[1] // 2**20,
+            memory_reserved_mb=torch.cuda.memory_reserved(self._device) // 2**20,
         )
+
+    def _drawn(self, task: Task) -> Picture:
+        spec = task.spec
+        self._ladder.begin()
+        while (picture := self._attempt(task)) is None:
+            self._free()
+            if not self._ladder.step_down():
+                message = f"the device has too little memory for {spec.width} x {spec.height}"
+                raise RenderFailed("out_of_memory", message, retryable=True)
+        return picture
 
     def _attempt(self, task: Task) -> Picture | None:
         """None: the device ran out of memory.
@@ -147,7 +156,8 @@ class DiffusersSD3:
         """
         try:
             try:
-                # Not inference_mode: a quantized weight that moved inside it could not move again.
+                # Inference mode would save a little. But weights that move inside it cannot move
+                # again if they are quantized, nor wear a LoRA; and when memory is short, all move.
                 with torch.no_grad():
                     return self._draw(task)
             finally:
@@ -171,19 +181,22 @@ class DiffusersSD3:
     def _draw(self, task: Task) -> Picture:
         self._meter.begin(self._prompts.counts)
         spec, started = task.spec, self._now()
-        words = self._words(spec)
-        encoded = self._now()
+        with step("text"):
+            words = self._words(spec)
+            encoded = self._now()
         given = task.inputs() if task.inputs else None
-        with self._loras.worn(spec.loras):
+        with self._loras.worn(spec.loras), step("denoise"):
             ready = self._now()
             latents = self._denoiser.latents(task, given, words)
-        denoised = self._now()
-        rgb = self._decode(latents)
-        rgb = composed(rgb, given) if given else rgb
+            denoised = self._now()
+        with step("decode"):
+            rgb = self._decode(latents)
+            rgb = composed(rgb, given) if given else rgb
+            painted = self._now()
         timings = {
             "text": encoded - started,
             "denoise": denoised - ready,
-            "decode": self._now() - denoised,
+            "decode": painted - denoised,
         }
         rung = self._ladder.rung
         profile = self._profile | ({"memory": rung.value} if rung else {})

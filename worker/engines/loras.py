@@ -64,9 +64,7 @@ class Loras:
             yield
             return
         try:
-            # Inference mode off: quantized weights cannot be listed there.
-            with torch.inference_mode(False), _quiet_peft():
-                self._thaw()
+            with _quiet_peft():
                 for lora in refs:
                     self._have(lora, scales)
                 self._pipe.transformer.set_adapters(list(scales), list(scales.values()))
@@ -81,12 +79,6 @@ class Loras:
         if self._sizes:
             self._pipe.transformer.unload_lora()
             self._sizes.clear()
-
-    def _thaw(self) -> None:
-        """An offload moved them in inference mode: peft could not switch them any more."""
-        for name, module in self._pipe.transformer.named_modules():
-            if ".lora_" in name and hasattr(module, "weight") and module.weight.is_inference():
-                module.weight = torch.nn.Parameter(module.weight.clone(), requires_grad=False)
 
     def _have(self, lora: LoraRef, wanted: dict[str, float]) -> None:
         name = _name(lora)

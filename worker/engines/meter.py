@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from statistics import median
 from typing import Any
@@ -27,8 +26,8 @@ class Meter:
         self._precision = entry.compute_precision
         self._ceiling: float | None = None  # FLOP/s
         self._most_bytes = 0
-        self._stamps: list[float] = []
         self._counts = (0, 0)
+        self.steps_s: tuple[float, ...] = ()  # of this render's denoising, when it is done
 
     def measure_ceiling(self) -> None:
         """Once: a later self-test would find the memory taken."""
@@ -37,19 +36,10 @@ class Meter:
     def begin(self, prompts: tuple[int, int]) -> None:
         """A render begins. `prompts`: remembered and encoded, so far."""
         self._counts = prompts
-        self._stamps = []
+        self.steps_s = ()
         if self._device.type == "cuda":
             self._most_bytes = self.most_bytes()
             torch.cuda.reset_peak_memory_stats(self._device)
-
-    def stamp(self) -> None:
-        """Denoising begins, or one of its steps is done."""
-        self._stamps.append(time.perf_counter())
-
-    @property
-    def steps_s(self) -> tuple[float, ...]:
-        pairs = zip(self._stamps, self._stamps[1:], strict=False)
-        return tuple(done - before for before, done in pairs)
 
     def peak_bytes(self) -> int | None:
         """The most that tensors took since `begin`; None on a CPU."""
@@ -69,13 +59,12 @@ class Meter:
         flop = denoise_flop(self._mmdit, spec, text_tokens, self._skip) if whole else 0
         rate = flop / denoise_s if flop else None
         remembered, encoded = (now - then for now, then in zip(prompts, self._counts, strict=True))
-        steps_s = self.steps_s
         return Effort(
             tflop=_told(flop / TERA) if flop else None,
             tflop_per_s=_told(rate / TERA) if rate else None,
             ceiling_share=_told(rate / self._ceiling) if rate and self._ceiling else None,
-            step_s=_told(median(steps_s)),
-            slowest_step_s=_told(max(steps_s)),
+            step_s=_told(median(self.steps_s)),
+            slowest_step_s=_told(max(self.steps_s)),
             peak_memory_bytes=self.peak_bytes(),
             prompts_remembered=remembered,
             prompts_encoded=encoded,

@@ -78,8 +78,9 @@ class _Clock(nn.Module):
             self._first = step - step % TABLED_STEPS
             self._tabulate(self._modulation.timesteps(self._first), pooled)
         at, batch = step - self._first, len(timestep)
-        self._modulation.turn([table[at, -batch:] for table in self._tables])
-        conditioning: Tensor = self._conditioning[at, -batch:]
+        # Detached, or compiled code would look at the whole table's size and compile for each.
+        self._modulation.turn([table[at, -batch:].detach() for table in self._tables])
+        conditioning: Tensor = self._conditioning[at, -batch:].detach()
         return conditioning
 
     def _tabulate(self, timesteps: Tensor, pooled: Tensor) -> None:

@@ -1,17 +1,54 @@
-"""Steps as the device finishes them: true progress, without holding the device up."""
+"""Steps as the device finishes them: true progress and true seconds, without holding the device up."""
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from itertools import pairwise
+from typing import Any, Protocol
 
 import torch
 
 from worker.engines.port import OnStep
 
 AHEAD_STEPS = 1  # that the host may queue beyond the one being told; a cancel comes so much later
-Wait = Callable[[], None]
+
+
+class Mark(Protocol):
+    """The end of the work that the device had been given when this was made."""
+
+    def wait(self) -> None:
+        """Return when the device has come to it."""
+
+    def seconds_since(self, earlier: Any) -> float:
+        """By the device's own clock, when it has come to both."""
+
+
+class HostMark:
+    """Of a CPU, which has done its work when the call returns."""
+
+    def __init__(self) -> None:
+        self._at = time.perf_counter()
+
+    def wait(self) -> None: ...
+
+    def seconds_since(self, earlier: HostMark) -> float:
+        return self._at - earlier._at
+
+
+class CudaMark:
+    def __init__(self, device: torch.device) -> None:
+        self._event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        self._event.record(torch.cuda.current_stream(device))
+
+    def wait(self) -> None:
+        self._event.synchronize()
+
+    def seconds_since(self, earlier: CudaMark) -> float:
+        milliseconds: float = earlier._event.elapsed_time(self._event)
+        return milliseconds / 1000
 
 
 class Pace:
@@ -26,11 +63,18 @@ class Pace:
         self._on_step = on_step
         self._steps = steps
         self._told = 0
-        self._queued: deque[tuple[Wait, Wait | None]] = deque()
+        self._marks = [self._mark()]  # the beginning, and the end of each step
+        self._queued: deque[tuple[Mark, Callable[[], None] | None]] = deque()
 
-    def queued(self, then: Wait | None = None) -> None:
+    @property
+    def steps_s(self) -> tuple[float, ...]:
+        """Seconds of each step on the device, waits for the host in them; after `finish`."""
+        return tuple(done.seconds_since(before) for before, done in pairwise(self._marks))
+
+    def queued(self, then: Callable[[], None] | None = None) -> None:
         """A step was given to the device; `then` is called when it is done. Raises as `on_step`."""
-        self._queued.append((self._mark(), then))
+        self._marks.append(self._mark())
+        self._queued.append((self._marks[-1], then))
         while len(self._queued) > self._ahead:
             self._tell()
 
@@ -40,26 +84,16 @@ class Pace:
             self._tell()
 
     def _tell(self) -> None:
-        wait, then = self._queued.popleft()
-        wait()
+        mark, then = self._queued.popleft()
+        mark.wait()
         self._told += 1
         self._on_step(self._told, self._steps)
         if then:
             then()
 
 
-def marks_of(device: torch.device) -> tuple[Callable[[], Wait], int]:
+def marks_of(device: torch.device) -> tuple[Callable[[], Mark], int]:
     """What marks the end of the work queued so far, and how far the host may run ahead of it."""
     if device.type != "cuda":
-        return (lambda: _done), 0  # a CPU has done it when the call returns
-
-    def mark() -> Wait:
-        event: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        event.record(torch.cuda.current_stream(device))
-        wait: Wait = event.synchronize
-        return wait
-
-    return mark, AHEAD_STEPS
-
-
-def _done() -> None: ...
+        return HostMark, 0
+    return partial(CudaMark, device), AHEAD_STEPS

@@ -56,7 +56,11 @@ OnStep = Callable[[int, int], None]  # (steps done, steps in all); may raise Ren
 
 
 class Renderer(Protocol):
-    """One device, one loaded pipeline. Not thread-safe: one render at a time, always one thread."""
+    """One device, one loaded model: one render at a time, others wait. Best always of one thread.
+
+    `DiffusersSD3` and `OnnxSD3` are its adapters. What an order asks and an engine cannot do, it
+    refuses; it never leaves it out.
+    """
 
     def warm_up(self) -> None:
         """Render a small image and check that it is one; also later, as a self-test.
@@ -78,4 +82,4 @@ class Renderer(Protocol):
         """
 
     def memory(self) -> Gpu | None:
-        """What is taken on the device now; None on a CPU."""
+        """What torch takes on the device now, not what another runtime does; None on a CPU."""

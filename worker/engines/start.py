@@ -14,10 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from shared.flops import LATENT_PX
 from shared.jobs import RenderSpec
 from worker.engines.port import Inputs
-
-LATENT_PX = 8
 
 
 @dataclass(slots=True, frozen=True)

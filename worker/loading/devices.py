@@ -29,6 +29,13 @@ def pick_device(device: str) -> str:
     return f"cuda:{int(number or '0')}"
 
 
+def card_uuid(place: str) -> str | None:
+    """What the driver calls this device, such as `GPU-...`; None on a CPU."""
+    if place == "cpu":
+        return None
+    return f"GPU-{torch.cuda.get_device_properties(place).uuid}"
+
+
 def card_of(device: str) -> Card | None:
     """What torch tells of `device`, one of `pick_device`'s; None for a CPU."""
     if device == "cpu":

@@ -19,6 +19,7 @@ from shared.models import ModelEntry
 from shared.settings import Settings
 from worker.engines.attention import attention_of
 from worker.engines.diffusers_sd3 import DiffusersSD3
+from worker.engines.dtypes import DTYPES
 from worker.engines.loras import Loras
 from worker.loading import compiling, lora_source
 from worker.loading.card import Card
@@ -27,7 +28,7 @@ from worker.loading.kernels import kernels_of
 from worker.loading.locate import locate
 from worker.loading.place import place
 from worker.loading.profiles import choose, on_cpu, too_large
-from worker.loading.read import DTYPES, read
+from worker.loading.read import read
 from worker.loading.sketching import sketch_of
 from worker.loading.steps import Report, step
 from worker.loading.warming import warm

@@ -17,6 +17,7 @@ from shared.engines import ONNX_PRECISIONS
 from shared.errors import FarmError, ModelError
 from shared.models import ModelEntry
 from shared.settings import Settings
+from worker.engines.dtypes import DTYPES
 from worker.loading import manifest as sums
 from worker.loading import onnx_graphs
 from worker.loading.locate import locate
@@ -30,7 +31,6 @@ from worker.loading.onnx_folder import (
 )
 from worker.loading.parts import ONNX_MANIFEST, files_of, wanted_by
 from worker.loading.quiet import quiet_libraries
-from worker.loading.read import DTYPES
 
 LIBRARIES = ("torch", "diffusers", "onnx", "onnxscript")
 READABLE = 0o644

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import get_args
 
-from shared.models import ModelEntry
+from shared.flops import CLIP_TOKENS
+from shared.models import ModelEntry, Placement
 from worker.loading.weights import Weights, known
 
-Placement = Literal["gpu", "text-offload", "model-offload", "group-offload", "sequential-offload"]
-PLACEMENTS: tuple[Placement, ...] = get_args(Placement)  # the fastest first
+PLACEMENTS: tuple[Placement, ...] = get_args(Placement)
 SLACK_BYTES = 750_000_000  # kernels' workspaces, and what the allocator cannot use
 # NF4: half a byte, and a float32 for every 64 numbers.
 _BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "fp8-storage": 1.0, "int8": 1.0}
@@ -27,7 +27,6 @@ _GGUF_BYTES = {
 _STREAMS = 13.4
 _VAE_NUMBERS_PER_PX = 768  # of its decoder, at the last block
 _TILE_PX = 1024 * 1024
-_TEXT_TOKENS_OF_CLIP = 77
 
 
 @dataclass(slots=True, frozen=True)
@@ -114,7 +113,7 @@ def _t5(entry: ModelEntry, weights: Weights, held: float) -> float:
 
 def _denoising(entry: ModelEntry, weights: Weights, held: float) -> int:
     batch = 2 if entry.guidance_scale > 1 else 1
-    tokens = entry.width * entry.height / 256 + _TEXT_TOKENS_OF_CLIP + entry.max_sequence_length
+    tokens = entry.width * entry.height / 256 + CLIP_TOKENS + entry.max_sequence_length
     return round(_STREAMS * batch * tokens * weights.width * held)
 
 

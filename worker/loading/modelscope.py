@@ -1,4 +1,4 @@
-"""Models from ModelScope or a mirror of it, over the two routes of its file API.
+"""Models from ModelScope or a mirror of it: only the files that loading reads.
 
 Its own client is not used: it sends an identity of the installation with every request, unpickles
 cookies from the home folder, and asks the network for a region.
@@ -8,38 +8,25 @@ from __future__ import annotations
 
 import fcntl
 import re
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from pathlib import Path
 
 import httpx2
 
 from shared.errors import ModelError, ModelUnavailable
 from shared.logs import redact
 from shared.settings import Settings, variable
-from worker.loading.manifest import sha256_of
+from worker.loading.modelscope_files import ATTEMPTS, Repository
 from worker.loading.parts import Wanted
 from worker.loading.progress import Progress, Tally, unseen
 
 ENDPOINT = "https://www.modelscope.cn"
 MAIN_BRANCH = "master"
-ATTEMPTS = 4
-PAUSE_S = 1.0  # before the second attempt; it doubles
 _TIMEOUT_S = 30.0  # without a byte
 _AT_ONCE = 4
-T = TypeVar("T")
 _NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
-
-
-@dataclass(slots=True, frozen=True)
-class _File:
-    name: str
-    size_bytes: int
-    sha256: str  # empty where the service does not say
 
 
 def folder_of(repo: str, revision: str, settings: Settings) -> Path:
@@ -64,7 +51,7 @@ def download(
     page = f"{settings.modelscope_endpoint or ENDPOINT}/models/{repo}"
     try:
         with _client(settings) as client, _alone(folder):
-            _fetch(client, repo, revision or MAIN_BRANCH, wanted, folder, progress)
+            _fetch(Repository(client, repo, revision or MAIN_BRANCH), wanted, folder, progress)
     except httpx2.HTTPStatusError as error:
         raise ModelUnavailable(redact(_refusal(error, page, revision))) from error
     except httpx2.RemoteProtocolError as error:
@@ -102,106 +89,19 @@ def _refusal(error: httpx2.HTTPStatusError, page: str, revision: str) -> str:
     return f"{page} cannot be downloaded: it answers {status} {error.response.reason_phrase}"
 
 
-def _fetch(
-    client: httpx2.Client,
-    repo: str,
-    revision: str,
-    wanted: Wanted,
-    folder: Path,
-    progress: Progress,
-) -> None:
-    files = [file for file in _listed(client, repo, revision) if wanted.takes(file.name)]
-    missing = [file for file in files if not _there(file, folder)]
-    have = sum(file.size_bytes for file in files if file not in missing)
+def _fetch(source: Repository, wanted: Wanted, folder: Path, progress: Progress) -> None:
+    files = [file for file in source.files() if wanted.takes(file.name)]
+    missing = [file for file in files if not file.is_in(folder)]
     tally = Tally(progress, total_bytes=sum(file.size_bytes for file in files))
-    tally.add(have)
+    tally.add(sum(file.size_bytes for file in files if file not in missing))
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="download") as pool:
-        waits = [pool.submit(_get, client, repo, revision, f, folder, tally) for f in missing]
+        waits = [pool.submit(source.fetch, file, folder, tally) for file in missing]
         try:
             for each in waits:
                 each.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-
-
-def _listed(client: httpx2.Client, repo: str, revision: str) -> list[_File]:
-    query = {"Revision": revision, "Recursive": "True"}
-    answer = _patiently(lambda: _asked(client, f"/api/v1/models/{repo}/repo/files", query))
-    files = [file for file in answer["Data"]["Files"] if file.get("Type", "blob") == "blob"]
-    return [_File(_safe(f["Path"]), int(f["Size"]), str(f.get("Sha256") or "")) for f in files]
-
-
-def _asked(client: httpx2.Client, path: str, query: dict[str, str]) -> Any:
-    response = client.get(path, params=query)
-    response.raise_for_status()
-    return response.json()
-
-
-def _safe(name: str) -> str:
-    """A server's name of a file, refused where it leads out of the folder. Raises ValueError."""
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts:
-        raise ValueError(f"it lists a file {name!r}")
-    return name
-
-
-def _there(file: _File, folder: Path) -> bool:
-    """A file is renamed into place when it is whole, so its length tells."""
-    place = folder / file.name
-    return place.is_file() and place.stat().st_size == file.size_bytes
-
-
-def _get(
-    client: httpx2.Client, repo: str, revision: str, file: _File, folder: Path, tally: Tally
-) -> None:
-    place = folder / file.name
-    place.parent.mkdir(parents=True, exist_ok=True)
-    partial = place.with_name(place.name + ".incomplete")
-    query = {"Revision": revision, "FilePath": file.name}
-    url = f"/api/v1/models/{repo}/repo"
-    tally.add(_size_bytes(partial))
-    _patiently(lambda: _go_on(client, url, query, partial, file, tally))
-    if not _is(partial, file):
-        partial.unlink()
-        raise ValueError(f"{file.name} arrived as another file than it is listed as")
-    partial.replace(place)
-
-
-def _go_on(
-    client: httpx2.Client, url: str, query: dict[str, str], partial: Path, file: _File, tally: Tally
-) -> None:
-    """Fetch what `partial` lacks. Raises TransportError where the connection ends before the file."""
-    have = _size_bytes(partial)
-    if have >= file.size_bytes > 0:
-        return
-    wants = {"Range": f"bytes={have}-"} if have else {}
-    with client.stream("GET", url, params=query, headers=wants) as response:
-        response.raise_for_status()
-        goes_on = response.status_code == httpx2.codes.PARTIAL_CONTENT
-        if not goes_on:
-            tally.add(-have)
-        with partial.open("ab" if goes_on else "wb") as opened:
-            for piece in response.iter_bytes():
-                opened.write(piece)
-                tally.add(len(piece))
-    if _size_bytes(partial) < file.size_bytes:
-        raise httpx2.RemoteProtocolError(f"{file.name} was cut short")
-
-
-def _patiently(ask: Callable[[], T]) -> T:
-    for attempt in range(ATTEMPTS - 1):
-        try:
-            return ask()
-        except (httpx2.TransportError, httpx2.HTTPStatusError) as error:
-            if not _may_pass(error):
-                raise
-        time.sleep(PAUSE_S * 2**attempt)
-    return ask()
-
-
-def _may_pass(error: httpx2.HTTPError) -> bool:
-    return not isinstance(error, httpx2.HTTPStatusError) or error.response.is_server_error
 
 
 @contextmanager
@@ -211,13 +111,3 @@ def _alone(folder: Path) -> Iterator[None]:
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-def _size_bytes(file: Path) -> int:
-    return file.stat().st_size if file.exists() else 0
-
-
-def _is(partial: Path, file: _File) -> bool:
-    if _size_bytes(partial) != file.size_bytes:
-        return False
-    return not file.sha256 or sha256_of(partial) == file.sha256

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from shared.errors import ModelError
 from shared.models import ModelEntry
+from worker.loading.findings import Fault
 from worker.loading.manifest import sha256_of
 from worker.loading.parts import ONNX_MANIFEST
 
@@ -69,6 +70,17 @@ def read_manifest(folder: Path) -> Manifest:
             "export the model again"
         )
     return manifest
+
+
+def look_at_graphs(entry: ModelEntry, folder: Path) -> list[Fault]:
+    """What preflight does not see; none with engine `diffusers`."""
+    if entry.engine != "onnx":
+        return []
+    try:
+        check_graphs(folder, read_manifest(folder), entry)
+    except ModelError as error:
+        return [Fault("transformer", "graphs", str(error))]
+    return []
 
 
 def check_graphs(folder: Path, manifest: Manifest, entry: ModelEntry) -> None:

@@ -13,6 +13,7 @@ from shared.errors import ModelError
 from shared.models import ModelEntry
 from shared.settings import Settings
 from worker.engines.diffusers_sd3 import DiffusersSD3
+from worker.engines.dtypes import DTYPES
 from worker.engines.ladder import Ladder, Rung
 from worker.engines.onnx_modules import OnnxTransformer, OnnxVae
 from worker.engines.onnx_sd3 import OnnxSD3
@@ -29,7 +30,6 @@ from worker.loading.onnx_folder import (
 from worker.loading.onnx_providers import options_of, provider_of
 from worker.loading.parts import T5_PARTS, wanted_by
 from worker.loading.preflight import check
-from worker.loading.read import DTYPES
 from worker.loading.steps import Report, step
 from worker.loading.warming import warm
 

@@ -8,12 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from shared.errors import ModelError
+from shared.flops import CLIP_TOKENS, LATENT_PX
 from shared.models import ModelEntry
-from worker.engines.start import LATENT_PX
+from worker.engines.diffusers_sd3 import WARM_UP_SIDE_PX
+from worker.engines.previews import FITTED_PX
 
-CLIP_TOKENS = 77
-SMALLEST_WARM_UP_PX = 64
-FITTED_PX = 256  # the side of what the previews are fitted to
 Shapes = tuple[int, ...]
 
 
@@ -92,7 +91,7 @@ def input_shapes(
 
     One range, since outside it TensorRT would build an engine anew, for minutes, within a render.
     """
-    low = min(entry.min_side_px, SMALLEST_WARM_UP_PX, FITTED_PX)
+    low = min(entry.min_side_px, WARM_UP_SIDE_PX, FITTED_PX)
     high = max(entry.max_side_px, FITTED_PX)
     best = entry.warm_sizes[0] if entry.warm_sizes else f"{entry.width}x{entry.height}"
     width, height = map(int, best.split("x"))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 
+from shared.logs import take_over
+
 # Each layer; kernels that were not built; at torchao's import, what torch thinks of its enums.
 _CHATTY = ("bitsandbytes", "torchao", "torch.utils._pytree")
 
 
 def quiet_libraries() -> None:
-    """From now on in this process, errors only and no progress bars."""
+    """From now on in this process, also at their imports: errors only, as lines of ours, no bars."""
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.ERROR)
 
@@ -20,4 +22,5 @@ def quiet_libraries() -> None:
     for library in (diffusers, transformers):
         library.utils.logging.set_verbosity_error()
         library.utils.logging.disable_progress_bar()
+    take_over("torch", "diffusers", "transformers")
     disable_progress_bars()

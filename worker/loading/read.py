@@ -9,6 +9,7 @@ import torch
 
 from shared.errors import FarmError, ModelError
 from shared.models import ModelEntry
+from worker.engines.dtypes import DTYPES
 from worker.loading.parts import T5_PARTS, gguf_of
 from worker.loading.place import home
 from worker.loading.quantize import (
@@ -22,9 +23,6 @@ from worker.loading.quantize import (
 )
 from worker.loading.steps import Report, step
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-PLAIN = ("fp32", "bf16", "fp16")
-
 
 def read(folder: Path, entry: ModelEntry, device: str, report: Report) -> Any:
     """The pipeline, its networks where `home` says. Raises ModelError, torch.OutOfMemoryError.
@@ -33,7 +31,7 @@ def read(folder: Path, entry: ModelEntry, device: str, report: Report) -> Any:
     that never a whole one stays beside its quantized self.
     """
     shrunk = {
-        "transformer": entry.precision not in PLAIN,
+        "transformer": entry.precision not in DTYPES,
         "text_encoder_3": entry.t5 not in ("on", "off"),
     }
     try:

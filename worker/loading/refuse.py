@@ -1,4 +1,7 @@
-"""What an entry asks that cannot be, on this card or anywhere: said before anything is fetched."""
+"""What an entry asks that cannot be, on this card or anywhere: said before anything is fetched.
+
+What an engine cannot do on any machine is refused where the entry is read: shared/engines.py.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,9 @@ from worker.loading.card import Card
 
 Rule = Callable[[ModelEntry, Card | None], str | None]
 _TORCHAO, _BNB = "torchao", "bitsandbytes"
-_RESTS_ON_HOST = ("text-offload", "model-offload", "group-offload", "sequential-offload")
+_LAYER_BY_LAYER = ("group-offload", "sequential-offload")
+_MOVES_DRAWING = ("model-offload", *_LAYER_BY_LAYER)
+_RESTS_ON_HOST = ("text-offload", *_MOVES_DRAWING)
 
 
 def refuse_impossible(entry: ModelEntry, card: Card | None) -> None:
@@ -99,13 +104,9 @@ def _sequential(entry: ModelEntry, _card: Card | None) -> str | None:
 
 def _compile(entry: ModelEntry, _card: Card | None) -> str | None:
     place = entry.placement
-    if entry.compile == "full" and place in (
-        "model-offload",
-        "group-offload",
-        "sequential-offload",
-    ):
+    if entry.compile == "full" and place in _MOVES_DRAWING:
         return f"compile full keeps addresses that {place} changes: set compile to regional or off"
-    if entry.compile == "regional" and place in ("group-offload", "sequential-offload"):
+    if entry.compile == "regional" and place in _LAYER_BY_LAYER:
         return f"{place} works between the layers that compile would join: set compile to off"
     return None
 
@@ -118,22 +119,6 @@ def _attention(entry: ModelEntry, card: Card | None) -> str | None:
     return None
 
 
-def _onnx(entry: ModelEntry, _card: Card | None) -> str | None:
-    if entry.engine != "onnx":
-        return None
-    asked = {
-        f"precision {entry.precision}": entry.precision in ("fp8", "fp8-storage", "nf4", "gguf"),
-        f"placement {entry.placement}": entry.placement != "gpu",
-        f"compile {entry.compile}": entry.compile != "off",
-        "skip_layers": bool(entry.skip_layers),
-    }
-    if refused := [name for name, wanted in asked.items() if wanted]:
-        return (
-            f"engine onnx knows no {', no '.join(refused)}: leave it out, or use engine diffusers"
-        )
-    return None
-
-
 def _told(card: Card | None) -> str:
     if card is None:
         return "a CPU"
@@ -142,5 +127,4 @@ def _told(card: Card | None) -> str:
 
 RULES: tuple[Rule, ...] = (
     _profile_alone, _gguf, _installed, _fp8, _nf4, _offload, _sequential, _compile, _attention,
-    _onnx,
 )  # fmt: skip

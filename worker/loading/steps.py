@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-STEPS = ("download", "preflight", "load", "quantize", "place", "compile", "warmup")
+STEPS = (
+    "download", "preflight", "prefetch", "load", "quantize", "place", "compile", "warmup",
+)  # fmt: skip
 State = Literal["running", "done", "skipped", "failed"]
 Report = Callable[[str, State], None]  # (step, its state)
 

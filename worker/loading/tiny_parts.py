@@ -1,4 +1,4 @@
-"""The networks of the tiny SD3.5: every class and flag of SD3.5 Medium, only the widths are small."""
+"""The parts of the tiny SD3.5: SD3.5 Medium's, only the widths are small."""
 
 from __future__ import annotations
 
@@ -6,38 +6,25 @@ import math
 import zlib
 
 import torch
-from diffusers import (
-    AutoencoderKL,
-    FlowMatchEulerDiscreteScheduler,
-    SD3Transformer2DModel,
-    StableDiffusion3Pipeline,
-)
+from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
+from worker.loading.networks import Dimensions, Encoder, networks
 from worker.loading.tiny import Size
 from worker.loading.tokenizers import clip_tokenizer, t5_tokenizer
 
-JOINT = 64  # width of the text that the transformer reads
-CLIP_WIDTHS = (24, 32)
 MAX_SIDE_PX = 1536
 
 
 def pipeline(size: Size, seed: int) -> StableDiffusion3Pipeline:
     """All parts, float32, on the CPU; the same weights from the same seed on any machine."""
     tokenizer, tokenizer_2, tokenizer_3 = clip_tokenizer(), clip_tokenizer(pad="!"), t5_tokenizer()
-    networks = {
-        "text_encoder": _clip(len(tokenizer), CLIP_WIDTHS[0], "quick_gelu"),
-        "text_encoder_2": _clip(len(tokenizer_2), CLIP_WIDTHS[1], "gelu"),
-        "text_encoder_3": _t5(len(tokenizer_3)),
-        "transformer": _transformer(size),
-        "vae": _vae(size),
-    }
-    for name, network in networks.items():
+    parts = networks(_dimensions(size, len(tokenizer), len(tokenizer_3)))
+    for name, network in parts.items():
         _draw_weights(network, f"{seed}/{name}")
-    _behave_as_trained(networks["transformer"])
+    _behave_as_trained(parts["transformer"])
     return StableDiffusion3Pipeline(
-        **networks,
+        **parts,
         tokenizer=tokenizer,
         tokenizer_2=tokenizer_2,
         tokenizer_3=tokenizer_3,
@@ -45,72 +32,20 @@ def pipeline(size: Size, seed: int) -> StableDiffusion3Pipeline:
     )
 
 
-def _clip(vocabulary: int, width: int, activation: str) -> nn.Module:
-    config = CLIPTextConfig(
-        vocab_size=vocabulary,
-        hidden_size=width,
-        intermediate_size=2 * width,
-        projection_dim=width,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        hidden_act=activation,
-        bos_token_id=0,
-        eos_token_id=2,  # as in SD3.5: it means "pool at the highest id"
-        pad_token_id=1,
+def _dimensions(size: Size, clip_words: int, t5_words: int) -> Dimensions:
+    return Dimensions(
+        layers=size.layers,
+        dual=size.dual,
+        heads=size.heads,
+        head_dim=16,
+        positions=MAX_SIDE_PX // 16,
+        clip_l=Encoder(24, 48, 2, 2, clip_words),
+        clip_g=Encoder(32, 64, 2, 2, clip_words),
+        t5=Encoder(64, 128, 4, 2, t5_words),
+        vae_channels=size.vae_channels,
+        vae_layers=1,
+        vae_groups=4,
     )
-    network: nn.Module = CLIPTextModelWithProjection(config)
-    return network
-
-
-def _t5(vocabulary: int) -> nn.Module:
-    config = T5Config(
-        vocab_size=vocabulary,
-        d_model=JOINT,
-        d_ff=2 * JOINT,
-        d_kv=16,
-        num_heads=4,
-        num_layers=2,
-        feed_forward_proj="gated-gelu",
-        tie_word_embeddings=False,
-    )
-    network: nn.Module = T5EncoderModel(config)
-    return network
-
-
-def _transformer(size: Size) -> nn.Module:
-    network: nn.Module = SD3Transformer2DModel(
-        sample_size=128,
-        patch_size=2,
-        in_channels=16,
-        out_channels=16,
-        num_layers=size.layers,
-        dual_attention_layers=tuple(range(size.dual)),
-        num_attention_heads=size.heads,
-        attention_head_dim=16,
-        caption_projection_dim=16 * size.heads,
-        joint_attention_dim=JOINT,
-        pooled_projection_dim=sum(CLIP_WIDTHS),
-        pos_embed_max_size=MAX_SIDE_PX // 16,
-        qk_norm="rms_norm",
-    )
-    return network
-
-
-def _vae(size: Size) -> nn.Module:
-    network: nn.Module = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=size.vae_channels,
-        layers_per_block=1,
-        latent_channels=16,
-        norm_num_groups=4,
-        sample_size=1024,
-        scaling_factor=1.5305,
-        shift_factor=0.0609,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-    )
-    return network
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from pathlib import Path
 
 from shared.logs import event
@@ -10,18 +11,16 @@ from shared.models import ModelEntry
 from shared.settings import Settings
 from worker.loading.parts import paths_of
 from worker.loading.prefetch import prefetch_cold
-from worker.loading.steps import Report
+from worker.loading.steps import Report, step
 
 log = logging.getLogger("farm.worker")
 
 
 def warm(folder: Path, entry: ModelEntry, settings: Settings, report: Report) -> None:
+    """Tells `prefetch`."""
     if not settings.prefetch:
+        report("prefetch", "skipped")
         return
-    report("load", "running")
-    try:
-        read = prefetch_cold(folder, paths_of(entry, folder))
-    except OSError:
-        return  # loading meets the same, and says it of the model
-    if read:
-        event(log, "prefetched", bytes=read.bytes, seconds=round(read.seconds, 2))
+    with step("prefetch", report), suppress(OSError):  # loading meets the same, and says it
+        if read := prefetch_cold(folder, paths_of(entry, folder)):
+            event(log, "prefetched", bytes=read.bytes, seconds=round(read.seconds, 2))

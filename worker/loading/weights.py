@@ -17,6 +17,12 @@ from worker.loading.parts import Wanted, files_of
 ENDS = ("norm_out", "time_text_embed", "context_embedder", "proj_out", "pos_embed")
 # Its adaptive norms: a third of the weights, read for one token a step, and the first to suffer.
 ADALN = ("norm1", "norm1_context")
+# How bitsandbytes and torchao name what they store beside a packed tensor.
+_NF4_STATE = ".quant_state.bitsandbytes__nf4"
+_SCALES = (
+    _NF4_STATE, ".SCB", ".weight_format", "absmax", "quant_map", "_weight_scale",
+    "_weight_zero_point",
+)  # fmt: skip
 
 
 @dataclass(slots=True, frozen=True)
@@ -90,13 +96,22 @@ def _counted(folder: Path) -> Weights:
 
 
 def _numbers(folder: Path) -> dict[str, dict[str, int]]:
-    """How many each tensor has, by part and name."""
+    """How many each tensor has, by part and name; also where a baked folder holds it packed."""
     parts: dict[str, dict[str, int]] = defaultdict(dict)
     for name in files_of(folder, Wanted()):
         if name.endswith(".safetensors"):
             shapes = shapes_of(folder / name)
             parts[name.partition("/")[0]] |= {n: math.prod(shape) for n, shape in shapes.items()}
-    return parts
+    return defaultdict(dict, {part: _unpacked(stored) for part, stored in parts.items()})
+
+
+def _unpacked(stored: dict[str, int]) -> dict[str, int]:
+    """Without the scales of packed tensors; NF4 holds two numbers in each stored byte."""
+    return {
+        name: count * (2 if f"{name}{_NF4_STATE}" in stored else 1)
+        for name, count in stored.items()
+        if not name.endswith(_SCALES)
+    }
 
 
 def _sum(numbers: dict[str, int], modules: tuple[str, ...]) -> int:

@@ -1,11 +1,20 @@
 -- Choose, claim and lease the render that goes next. ARGV: pool, token, slot, worker, lease seconds.
--- Answers {render, render hash, waiters, now}, or false when nothing waits (or this token's claim
--- was lost meanwhile). The same token gets the same render again.
+-- Answers {render, render hash, waiters, now, {{job, trace context}, ...}}, or false when nothing waits
+-- (or this token's claim was lost meanwhile). The same token gets the same render again.
 local pool, token, slot, worker, lease_s = unpack(ARGV)
 local time = now()
 
 local function claimed(render)
-  return { render, call('HGETALL', K.render .. render), call('SMEMBERS', K.waiters .. render), precise(time) }
+  local waiters, traces, seen = call('SMEMBERS', K.waiters .. render), {}, {}
+  for _, waiter in ipairs(waiters) do
+    local job = waiter:match('^(.*):')
+    local trace = not seen[job] and call('HGET', K.job .. job, 'trace')
+    seen[job] = true
+    if trace then
+      traces[#traces + 1] = { job, trace }
+    end
+  end
+  return { render, call('HGETALL', K.render .. render), waiters, precise(time), traces }
 end
 
 local earlier = call('GET', K.token .. token)

@@ -55,6 +55,7 @@ end
 end_render(render, state, fields)
 if state == 'succeeded' then
   device_s = tonumber(device_s)
+  spend(render, pool, device_s)
   if device_s > 0 and tonumber(cost) > 0 then
     local ratio = math.min(math.max(device_s / tonumber(cost), 1e-3), 1e3)
     local rate = tonumber(call('GET', K.rate .. pool) or ratio)

@@ -1,8 +1,10 @@
 -- How much waits and runs. ARGV: owner ('' = every owner), then pools.
 -- Answers {{owner, queued, running}, ...}, then for each pool {pending, delayed, running, storing, when
--- its longest waiting came or '', work pending, measured rate or ''}. The longest waiting is looked for
+-- its longest waiting came or '', work pending, measured rate or '', {queued, their ms, running, storing}
+-- of each of PRIORITIES}. The longest waiting is looked for
 -- among the next HEADS: in fair order every owner's oldest is near the head. O(owners + leases).
 local HEADS = 64
+local PRIORITIES = { 'high', 'normal', 'low' }
 local only = ARGV[1]
 local owners, held = {}, {}
 
@@ -22,9 +24,11 @@ end
 for _, render in ipairs(call('ZRANGE', K.leases, 0, -1)) do
   local pool, state, flow = unpack(call('HMGET', K.render .. render, 'pool', 'state', 'flow'))
   if pool and leased(state) then
-    held[pool] = held[pool] or { running = 0, storing = 0 }
-    held[pool][state] = held[pool][state] + 1
-    local owner = flow:match('^(.*):')
+    local owner, priority = flow:match('^(.*):(.*)$')
+    for _, lane in ipairs({ pool, pool .. ' ' .. priority }) do
+      held[lane] = held[lane] or { running = 0, storing = 0 }
+      held[lane][state] = held[lane][state] + 1
+    end
     if only == '' or owner == only then
       of(owner).running = of(owner).running + 1
     end
@@ -45,7 +49,14 @@ for i = 2, #ARGV do
       oldest = came and math.min(came, oldest or came) or oldest
     end
   end
+  local lanes = {}
+  for k, priority in ipairs(PRIORITIES) do
+    local lane = pool .. ' ' .. priority
+    local holds = held[lane] or { running = 0, storing = 0 }
+    lanes[k] = { tonumber(call('HGET', K.waiting, lane) or 0), tonumber(call('HGET', K.waiting_ms, lane) or 0),
+      holds.running, holds.storing }
+  end
   seen[#seen + 1] = { pending, call('ZCARD', K.delayed .. pool), here.running, here.storing,
-    oldest and precise(oldest) or '', precise(work_ahead(pool, pending)), call('GET', K.rate .. pool) or '' }
+    oldest and precise(oldest) or '', precise(work_ahead(pool, pending)), call('GET', K.rate .. pool) or '', lanes }
 end
 return seen

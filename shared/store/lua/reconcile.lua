@@ -18,7 +18,7 @@ for _, pool in ipairs(call('SMEMBERS', K.pools)) do
   end
 end
 if queued == 0 then -- then nobody owes anything, whatever a damaged log says
-  call('DEL', K.owed, K.owed_ms)
+  call('DEL', K.owed, K.owed_ms, K.waiting, K.waiting_ms)
 end
 local old = precise(time - RETENTION_S)
 for _, render in ipairs(call('ZRANGEBYSCORE', K.poison, '-inf', old, 'LIMIT', 0, 100)) do

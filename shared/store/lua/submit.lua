@@ -1,6 +1,6 @@
 -- The whole order in one step: replay, cache, single-flight, pending, tickets, record.
 -- ARGV: JSON {job, owner, priority, weight, version, record, deadline_s, bypass, max_queue, previews,
---             hook, limits: {per_min, queued, queued_ms}, idempotency: {key, body},
+--             hook, trace, limits: {per_min, queued, queued_ms}, idempotency: {key, body},
 --             attendance: {client, gone_s, body, repeats}, stored_only,
 --             images: [{render, fingerprint, pool, spec, cost}]}
 -- Answers {'ok' | 'replayed', snapshot, hits, attached, made, left, reset seconds}, {'conflict'},
@@ -142,6 +142,9 @@ if order.deadline_s then
 end
 if order.hook then -- "<the receiver's origin> <event> <event> ..."
   call('HSET', key, 'hook', order.hook)
+end
+if order.trace then
+  call('HSET', key, 'trace', order.trace)
 end
 if idem then
   call('SET', idem, order.job .. ' ' .. given.body, 'EX', IDEMPOTENCY_S)

@@ -16,20 +16,37 @@ local function top_up(pool)
   return math.max(want, 0)
 end
 
+-- One render more or less in the count of its pool and priority; `lane` is "<pool> <priority>".
+local function count_waiting(lane, renders, ms)
+  call('HINCRBY', K.waiting_ms, lane, string.format('%d', ms))
+  if call('HINCRBY', K.waiting, lane, renders) <= 0 then
+    call('HDEL', K.waiting, lane)
+    call('HDEL', K.waiting_ms, lane)
+  end
+end
+
 -- While a render is queued it stands on the account of the owner whose flow pays for it: one more
--- render, and its milliseconds, which the render keeps as `owed`. Both ways may be taken twice.
+-- render, and its milliseconds, which the render keeps as `owed`; and in the count of its `lane`.
+-- Both ways may be taken twice.
 local function owe(render)
-  local flow, charge, owed = unpack(call('HMGET', K.render .. render, 'flow', 'gpu_ms', 'owed'))
-  if flow and charge and not owed then
-    local owner = flow:match('^(.*):')
-    call('HSET', K.render .. render, 'owed', charge)
+  local key = K.render .. render
+  local flow, charge, owed, pool, cost = unpack(call('HMGET', key, 'flow', 'gpu_ms', 'owed', 'pool', 'cost'))
+  if flow and charge and pool and not owed then
+    local owner, priority = flow:match('^(.*):(.*)$')
+    local lane, ms = pool .. ' ' .. priority, math.floor((cost or 0) * 1000 + 0.5)
+    call('HSET', key, 'owed', charge, 'lane', lane, 'lane_ms', ms)
     call('HINCRBY', K.owed, owner, 1)
     call('HINCRBY', K.owed_ms, owner, charge)
+    count_waiting(lane, 1, ms)
   end
 end
 
 local function settle(render)
-  local flow, owed = unpack(call('HMGET', K.render .. render, 'flow', 'owed'))
+  local flow, owed, lane, ms = unpack(call('HMGET', K.render .. render, 'flow', 'owed', 'lane', 'lane_ms'))
+  if lane then -- none: an older version of the farm queued it
+    call('HDEL', K.render .. render, 'lane', 'lane_ms')
+    count_waiting(lane, -1, -ms)
+  end
   if owed then
     local owner = flow:match('^(.*):')
     call('HDEL', K.render .. render, 'owed')

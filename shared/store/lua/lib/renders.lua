@@ -56,6 +56,19 @@ local function end_render(render, state, fields)
   call('DEL', K.waiters .. render)
 end
 
+-- Device seconds went into a picture: of this pool, and today for the owner whose flow paid.
+local SPENT_S = 172800
+local function spend(render, pool, device_s)
+  local owner = (call('HGET', K.render .. render, 'flow') or ''):match('^(.*):')
+  local ms = string.format('%d', device_s * 1000 + 0.5)
+  local today = K.spent .. math.floor(now() / 86400)
+  call('HINCRBY', K.worked_ms, pool, ms)
+  if owner then
+    call('ZINCRBY', today, ms, owner)
+    call('EXPIRE', today, SPENT_S)
+  end
+end
+
 -- The lease ends and with it what its worker did; `token` stays, so that its last word can be
 -- repeated.
 local function put_down(render, slot)

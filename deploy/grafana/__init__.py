@@ -1,0 +1,1 @@
+"""The farm's Grafana dashboards as code: `python -m deploy.grafana` writes `dashboards/*.json`."""
