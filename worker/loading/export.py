@@ -56,12 +56,7 @@ def export(
     `int8` is the float32 graph with its large multiplications in 8 bits. Built aside and renamed
     into place. Needs the network in host memory, twice for a moment. Raises ModelError.
     """
-    if entry.engine == "onnx":
-        raise ModelError(f"{entry.id} is served from such a folder: export the model it came from")
-    if precision not in ONNX_PRECISIONS:
-        raise ModelError(f"an ONNX graph is {', '.join(ONNX_PRECISIONS)}, not {precision}")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ModelError(f"{folder} is in use: name a folder that is empty or does not exist")
+    _refuse(entry, folder, precision)
     serving = serving_entry(entry, folder, precision)
     quiet_libraries()
     say(f"looking for {entry.source}")
@@ -82,6 +77,15 @@ def export(
         sums.write(made, files_of(made, wanted_by(serving)))
         made.rename(folder)
     return serving
+
+
+def _refuse(entry: ModelEntry, folder: Path, precision: str) -> None:
+    if entry.engine == "onnx":
+        raise ModelError(f"{entry.id} is served from such a folder: export the model it came from")
+    if precision not in ONNX_PRECISIONS:
+        raise ModelError(f"an ONNX graph is {', '.join(ONNX_PRECISIONS)}, not {precision}")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ModelError(f"{folder} is in use: name a folder that is empty or does not exist")
 
 
 def serving_entry(entry: ModelEntry, folder: Path, precision: str) -> ModelEntry:
