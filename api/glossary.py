@@ -192,6 +192,7 @@ WORDS: dict[str, tuple[str, Any]] = {
     "verify": ("What a verification found", None),
     "identical": ("Whether every pixel is the same", True),
     "max_abs_diff": ("The largest difference of any sample, 0 to 255", 0),
+    "psnr_db": ("Likeness: 99 where nothing differs; null: other sizes, or not known", 99.0),
     "InputView.sha256": ("Names its pixels; an order may say it", _HASH),
     "VerifyView.sha256": ("Hash of the PNG that it would have stored", _HASH),
     # models

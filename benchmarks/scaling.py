@@ -46,6 +46,8 @@ def steady(
 def plot(run: Rehearsal, every_s: int) -> None:
     print("  minute  backlog s  workers")
     for moment in run.moments[::every_s]:
+        if moment.at_s > run.empty_at_s() + every_s:
+            return
         bar = "#" * moment.ready + "." * (moment.workers - moment.ready)
         print(f"  {moment.at_s / 60:6.1f}  {moment.backlog_s:9.0f}  {moment.workers:2} {bar}")
 

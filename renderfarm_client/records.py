@@ -37,6 +37,7 @@ class Verdict(Record):
 
     identical: bool
     max_abs_diff: int | None = None
+    psnr_db: float | None = None
     sha256: str | None = None
 
 

@@ -23,6 +23,7 @@ class VerifyView(View):
 
     identical: bool
     max_abs_diff: int
+    psnr_db: float | None
     sha256: str
 
 

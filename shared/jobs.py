@@ -197,12 +197,14 @@ def device_seconds(timings_s: Mapping[str, float]) -> float:
 class Verdict(Passed):
     """A render made again and compared with its stored picture, which stays as it is.
 
-    `max_abs_diff`: the largest difference of any sample, 0 to 255. `sha256` is that of the PNG that
+    `max_abs_diff`: the largest difference of any sample, 0 to 255. `psnr_db`: of the whole, 99 where
+    nothing differs; None where the sizes do, or an older worker compared. `sha256` is that of the PNG that
     this render would have stored: it tells of another encoder or library too.
     """
 
     identical: bool
     max_abs_diff: int
+    psnr_db: float | None = None
     sha256: str
     timings_s: dict[str, float] = {}
     profile: dict[str, str] = {}

@@ -1,9 +1,10 @@
-"""Is the picture that was rendered again the one that is stored? Pixel by pixel."""
+"""How far is the picture that was rendered again from the one that is stored? Pixel by pixel."""
 
 from __future__ import annotations
 
 import io
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
@@ -11,18 +12,27 @@ from PIL import Image
 from worker.engines.port import Picture
 
 BEST_DB = 99.0  # of pictures in which nothing differs
+FORMATS = ("PNG", "WEBP", "JPEG")  # that a farm writes
 
 
-def largest_difference(picture: Picture, png: bytes) -> int:
-    """Of any sample of any pixel, 0 to 255; 0: they are the same. Of another size: 255."""
-    with Image.open(io.BytesIO(png), formats=["PNG"]) as stored:
-        there = np.asarray(stored.convert("RGB"), dtype=np.int16)
-    # (height, width, 3), signed, so that a difference does not wrap.
-    here = np.frombuffer(picture.rgb, np.uint8).astype(np.int16)
-    here = here.reshape(picture.height, picture.width, 3)
-    if here.shape != there.shape:
-        return 255
-    return int(np.abs(here - there).max())
+@dataclass(slots=True, frozen=True)
+class Distance:
+    """`max_abs_diff`: of any sample, 0 to 255; 0: they are the same. No `psnr_db`: other sizes."""
+
+    max_abs_diff: int
+    psnr_db: float | None
+
+
+def distance(picture: Picture, image: bytes) -> Distance:
+    """`image` is a file of one of `FORMATS`."""
+    with Image.open(io.BytesIO(image), formats=FORMATS) as opened:
+        there = opened.convert("RGB")
+    if there.size != (picture.width, picture.height):
+        return Distance(255, None)
+    data = there.tobytes()
+    # Signed, so that a difference does not wrap.
+    pair = (np.frombuffer(each, np.uint8).astype(np.int16) for each in (picture.rgb, data))
+    return Distance(int(np.abs(np.subtract(*pair)).max()), psnr_db(picture.rgb, data))
 
 
 def psnr_db(here: bytes, there: bytes) -> float:

@@ -20,7 +20,7 @@ from shared.results.port import ResultStore
 from shared.store.port import JobStore
 from shared.store.values import Claim
 from shared.traces import current, step
-from worker.compare import largest_difference
+from worker.compare import distance
 from worker.engines.port import Picture
 from worker.fail import fail
 from worker.leases import Lease
@@ -157,10 +157,11 @@ class Keep:
         except ResultsUnavailable as error:
             self._without_storage(claim, "the picture could not be compared", error)
             return
-        difference = largest_difference(picture, stored)
+        found = distance(picture, stored)
         verdict = Verdict(
-            identical=difference == 0,
-            max_abs_diff=difference,
+            identical=found.max_abs_diff == 0,
+            max_abs_diff=found.max_abs_diff,
+            psnr_db=found.psnr_db,
             sha256=sha256,
             timings_s=timings,
             profile=picture.profile,

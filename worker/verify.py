@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 from PIL import Image
 from pydantic import ValidationError
 
@@ -19,7 +18,7 @@ from shared.intake import BadPicture, Role, make_plain
 from shared.jobs import RenderSpec
 from shared.models import ModelEntry
 from shared.settings import Settings
-from worker.compare import psnr_db
+from worker.compare import distance
 from worker.engines.port import Inputs, Picture
 from worker.inputs import inputs_of
 
@@ -90,6 +89,7 @@ def verified(
     """Loads the model into this process. Raises Unverifiable."""
     account = account_of(image)
     entry = entry_of(account.spec, catalog)
+    refuse_endless(account.spec, entry)
     inputs = inputs_for(account.spec, given)
     from worker.loading.load import load  # seconds of imports: only where something is rendered
 
@@ -147,6 +147,17 @@ def entry_of(spec: RenderSpec, catalog: Catalog) -> ModelEntry:
     )
 
 
+def refuse_endless(spec: RenderSpec, entry: ModelEntry) -> None:
+    """A stranger's picture may say anything of itself. Raises Unverifiable."""
+    side, pixels = max(spec.width, spec.height), spec.width * spec.height
+    if side > entry.max_side_px or pixels > entry.max_pixels or spec.steps > entry.max_steps:
+        raise Unverifiable(
+            f"it says {spec.width} x {spec.height} in {spec.steps} steps, beyond what {entry.id} "
+            f"takes: max_side_px {entry.max_side_px}, max_pixels {entry.max_pixels} and "
+            f"max_steps {entry.max_steps} in models.toml"
+        )
+
+
 def inputs_for(spec: RenderSpec, given: Given) -> Inputs | None:
     """Raises Unverifiable where a file is missing or is not the one."""
     if spec.init_image_sha256 is None:
@@ -178,24 +189,16 @@ def _plain(
 def compared(
     account: Account, entry: ModelEntry, picture: Picture, image: bytes, tolerance_db: float
 ) -> Comparison:
-    with Image.open(io.BytesIO(image)) as stored:
-        there = stored.convert("RGB")
-    alike = there.size == (picture.width, picture.height)
-    distance = _largest(picture.rgb, there.tobytes()) if alike else 255
-    psnr = psnr_db(picture.rgb, there.tobytes()) if alike else None
+    found = distance(picture, image)
     verdict: Found = "different"
-    if psnr is not None and psnr >= tolerance_db:
+    if found.psnr_db is not None and found.psnr_db >= tolerance_db:
         verdict = "same"
-    if distance == 0:
+    if found.max_abs_diff == 0:
         verdict = "identical"
     return Comparison(
-        verdict, distance, psnr, account.fingerprint, entry.id, account.profile, picture.profile
-    )
-
-
-def _largest(here: bytes, there: bytes) -> int:
-    pair = (np.frombuffer(each, np.uint8).astype(np.int16) for each in (here, there))
-    return int(np.abs(np.subtract(*pair)).max())
+        verdict, found.max_abs_diff, found.psnr_db, account.fingerprint, entry.id, account.profile,
+        picture.profile,
+    )  # fmt: skip
 
 
 def _untold(done: int, total: int) -> None: ...

@@ -123,7 +123,7 @@ def test_a_picture_is_verified_listed_and_deleted(farm: RunningFarm) -> None:
 
     assert said.status_code == 202
     assert verified["images"][0]["verify"] == {
-        "identical": True, "max_abs_diff": 0, "sha256": job["images"][0]["sha256"],
+        "identical": True, "max_abs_diff": 0, "psnr_db": 99.0, "sha256": job["images"][0]["sha256"],
     }  # fmt: skip
     listed = farm.get("/jobs?limit=2").json()["data"]
     assert [one["id"] for one in listed] == [verified["id"], job["id"]]

@@ -20,8 +20,10 @@ from shared.intake import make_plain
 from shared.jobs import RenderSpec
 from shared.models import ModelEntry
 from shared.settings import Settings
+from tests.adapters import lora_entry, ref, train
 from worker.inputs import inputs_of
 from worker.loading.load import load
+from worker.loading.locate import locate
 from worker.verify import account_of, entry_of
 
 CATALOG = """
@@ -205,6 +207,27 @@ def test_a_repainted_picture_needs_the_files_it_was_made_of(
     assert "cannot be used" in done[3].stderr
 
 
+def test_a_picture_with_a_lora_is_drawn_again_with_the_same_file(
+    verify: Verify, entry: ModelEntry, folder: Path, tmp_path: Path
+) -> None:
+    settings = Settings(model_cache_dir=folder / "models")
+    ink = lora_entry(train(tmp_path, locate(entry, settings)), "ink", ("small",))
+    table = f'[loras.ink]\nsource = "{ink.source}"\nsha256 = "{ink.sha256}"\nmodels = ["small"]\n'
+    (folder / "inked.toml").write_text(CATALOG + table)
+    inked = load(entry, settings, "cpu", loras={"ink": ink})
+    file = saved(tmp_path, made(inked, order(entry, loras=(ref(ink, 0.8),))))
+
+    done = verify(file, models="inked.toml")
+    unknown = verify(file)
+    Path(ink.source.removeprefix("file:")).write_bytes(b"another")
+    lost = verify(file, models="inked.toml")
+
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert (unknown.exit_code, lost.exit_code) == (2, 2)
+    assert "LoRA ink cannot be used" in unknown.stderr
+    assert "LoRA ink cannot be used" in lost.stderr
+
+
 def test_what_cannot_be_verified_says_why_in_one_line(
     verify: Verify, engine: Any, entry: ModelEntry, folder: Path, tmp_path: Path
 ) -> None:
@@ -274,3 +297,15 @@ def test_every_note_of_the_account_is_known(engine: Any, entry: ModelEntry, fold
 
     assert account.spec == order(entry)
     assert entry_of(account.spec, load_catalog(folder / "models.toml")) == entry
+
+
+@pytest.mark.parametrize("change", [{"steps": 10**9}, {"width": 65_536}, {"height": 65_536}])
+def test_a_picture_that_would_take_for_ever_is_not_rendered(
+    folder: Path, entry: ModelEntry, verify: Verify, change: dict[str, int]
+) -> None:
+    spec = order(entry, **change)
+    info = PictureInfo.of(spec, fingerprint(spec))
+
+    done = verify(saved(folder, encode_png(bytes(64 * 64 * 3), 64, 64, info)))
+
+    assert (done.exit_code, "beyond what small takes" in done.output) == (2, True), done.output

@@ -53,12 +53,12 @@ def test_a_verification_is_a_job_that_ends_with_a_verdict(farm: Farm, client: Te
     assert (job["metadata"], job["images"][0]["verify"]) == ({"a": "b"}, None)
     assert job["images"][0]["fingerprint"] == old["images"][1]["fingerprint"]
 
-    say(farm, identical=False, max_abs_diff=3, timings_s={"denoise": 0.5})
+    say(farm, identical=False, max_abs_diff=3, psnr_db=41.5, timings_s={"denoise": 0.5})
     done = client.get(taken.headers["location"]).json()
 
     assert (done["status"], done["metrics"]["gpu_s"]) == ("succeeded", 0.5)
     assert done["images"][0]["verify"] == {
-        "identical": False, "max_abs_diff": 3, "sha256": "f" * 64,
+        "identical": False, "max_abs_diff": 3, "psnr_db": 41.5, "sha256": "f" * 64,
     }  # fmt: skip
     assert done["images"][0]["url"] is None
 

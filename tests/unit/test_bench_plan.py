@@ -12,8 +12,11 @@ from click.testing import CliRunner
 from cli.bench_table import show
 from cli.main import main
 from shared.errors import SettingsError
+from shared.models import ModelEntry
 from worker.bench import run as running
 from worker.bench.plan import AIMS, NAIVE, SHAPES, VARIANTS, Plan, Run, Subject, parse_variant
+from worker.loading.card import Card
+from worker.loading.refuse import reasons
 
 FOLDER = Path("aside")
 
@@ -48,6 +51,14 @@ def test_a_variant_is_a_model_entry_with_other_fields() -> None:
     assert (entry["compile"], entry["precision"]) == ("regional", "fp8")
     assert (entry["width"], entry["steps"], entry["guidance_scale"]) == (512, 28, 3.5)
     assert entry["source"] == "dir:aside/large"
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_each_variant_is_one_that_a_hopper_serves(name: str) -> None:
+    entry = ModelEntry.model_validate({"id": "m", "source": "dir:m", **VARIANTS[name]})
+
+    assert reasons(entry, Card("a Hopper", (9, 0), 140 * 10**9, 140 * 10**9, "13.0")) == []
+    assert entry.preset == "exact"
 
 
 def test_a_served_model_brings_its_weights_and_its_fields() -> None:

@@ -501,6 +501,7 @@ def test_a_verification_compares_pixels_and_stores_nothing(
 
     assert verdict is not None
     assert (verdict.identical, verdict.max_abs_diff) == (difference == 0, difference)
+    assert verdict.psnr_db == pytest.approx(42.1 if difference else 99.0, abs=0.05)
     assert [token for _, token in farm.results.kept] == ["old"]
     assert farm.renderer.renders == 1
     assert verdict.timings_s["denoise"] == 0.5

@@ -20,6 +20,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "engine": {},
     "compile": {"compile": "regional"},
     "compile+fp8": {"compile": "regional", "precision": "fp8"},
+    # CUDA graphs, which exclude the tables of the modulation: published gains are 5 % against 1 %.
     "final": {"compile": "full", "precision": "fp8", "attention": "cudnn"},
 }
 SIDES_PX = (1024, 512)

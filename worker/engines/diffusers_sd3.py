@@ -10,7 +10,7 @@ import gc
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from threading import get_ident
+from threading import Lock, get_ident
 from typing import TYPE_CHECKING
 
 import torch
@@ -63,6 +63,8 @@ class DiffusersSD3:
         self._denoiser = Denoiser(pipe, entry, self._device, attention, self._meter)
         self._sketch = sketch
         self._thread: int | None = None  # that CUDA graphs belong to
+        # A pipeline keeps the state of its call on itself: two at once draw each other's pictures.
+        self._one_at_a_time = Lock()
 
     def warm_up(self) -> None:
         self._meter.measure_ceiling()
@@ -122,13 +124,8 @@ class DiffusersSD3:
         if self._entry.compile == "full" and self._thread not in (None, get_ident()):
             raise RenderFailed("render_error", "CUDA graphs belong to the thread that loaded them")
         task = Task(spec, on_step, inputs, previews)
-        self._ladder.begin()
-        while (picture := self._attempt(task)) is None:
-            self._free()
-            if not self._ladder.step_down():
-                message = f"the device has too little memory for {spec.width} x {spec.height}"
-                raise RenderFailed("out_of_memory", message, retryable=True)
-        return picture
+        with self._one_at_a_time:
+            return self._drawn(task)
 
     def memory(self) -> Gpu | None:
         if self._device.type != "cuda":
@@ -142,6 +139,16 @@ class DiffusersSD3:
             memory_reserved_mb=torch.cuda.memory_reserved(self._device) // 2**20,
         )
 
+    def _drawn(self, task: Task) -> Picture:
+        spec = task.spec
+        self._ladder.begin()
+        while (picture := self._attempt(task)) is None:
+            self._free()
+            if not self._ladder.step_down():
+                message = f"the device has too little memory for {spec.width} x {spec.height}"
+                raise RenderFailed("out_of_memory", message, retryable=True)
+        return picture
+
     def _attempt(self, task: Task) -> Picture | None:
         """None: the device ran out of memory.
 
@@ -149,8 +156,8 @@ class DiffusersSD3:
         """
         try:
             try:
-                # Not inference_mode: a quantized weight or an adapter that an offload moved inside
-                # it could not be moved or switched again.
+                # Inference mode would save a little. But weights that move inside it cannot move
+                # again if they are quantized, nor wear a LoRA; and when memory is short, all move.
                 with torch.no_grad():
                     return self._draw(task)
             finally:

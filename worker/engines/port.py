@@ -56,7 +56,7 @@ OnStep = Callable[[int, int], None]  # (steps done, steps in all); may raise Ren
 
 
 class Renderer(Protocol):
-    """One device, one loaded model. Not thread-safe: one render at a time, always one thread.
+    """One device, one loaded model: one render at a time, others wait. Best always of one thread.
 
     `DiffusersSD3` and `OnnxSD3` are its adapters. What an order asks and an engine cannot do, it
     refuses; it never leaves it out.

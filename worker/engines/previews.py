@@ -78,7 +78,7 @@ def _pair(vae: Any, colours: Tensor, device: torch.device) -> tuple[Tensor, Tens
     """(1024, 17) and (1024, 3): latents, and what the decoder makes of them."""
     size = (FITTED_PX, FITTED_PX)
     picture = torch.nn.functional.interpolate(colours, size, mode="bilinear")
-    with torch.inference_mode():
+    with torch.no_grad():
         encoded = vae.encode(picture.to(device, vae.dtype)).latent_dist.mode()
         decoded = vae.decode(encoded, return_dict=False)[0].float()
         latents = (encoded.float() - vae.config.shift_factor) * vae.config.scaling_factor

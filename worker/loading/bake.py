@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from shared.errors import ModelError
+from shared.errors import FarmError, ModelError
 from shared.models import ModelEntry
 from worker.loading import manifest
 from worker.loading.devices import card_of
@@ -50,7 +50,9 @@ def bake(
             check(made, wanted)
             manifest.write(made, files_of(made, wanted), progress)
             made.replace(folder)
-    except (OSError, ValueError) as error:  # no room; a size of shards that means nothing
+    except FarmError:
+        raise
+    except Exception as error:  # a full disk has another class in each library
         raise ModelError(f"{folder} cannot be written: {error}") from error
     baked = {"source": f"dir:{folder.resolve()}", "revision": ""}
     return entry.model_copy(update=baked)
