@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def link_parts(source: Path, made: Path, names: list[str]) -> None:
-    """The parts, and the single files beside them. By hard link where the disk allows: no room."""
+    """The parts `names`, and the single files beside them but for weights. Raises OSError."""
     made.mkdir()
     for name in names:
         shutil.copytree(source / name, made / name, copy_function=_link)
