@@ -18,7 +18,7 @@ from shared.queueing import Crew, Load
 from shared.settings import Settings, load_settings
 
 SHARE = click.FloatRange(0, 1, max_open=True)
-POSITIVE = click.FloatRange(0, min_open=True)
+POSITIVE = click.FloatRange(0, 1e9, min_open=True)
 
 
 class TooLarge(FarmError):
@@ -132,6 +132,8 @@ def _demand(
     cache_hit_share: float | None, **size: Any,
 ) -> Demand:  # fmt: skip
     """What was said; what was not, as the farm was seen, or from the model entry."""
+    if from_farm and any(size.values()):
+        raise click.UsageError("--size and --steps are for a guess; --from-farm has measured")
     if from_farm:
         found = _seen(from_farm, key, model, latest)
     elif jobs_per_hour:

@@ -22,7 +22,7 @@ TOGETHER = {
 }
 # What takes longest, so that it does not come last.
 FIRST = (
-    "test_worker_process", "test_faults", "test_chaos_short", "s3", "e2e", "test_poison", "test_prometheus",
+    "test_worker_process", "test_faults", "test_scaling_farm", "test_chaos_short", "s3", "e2e", "test_poison", "test_prometheus",
     "test_owners", "test_tracing", "test_engine_onnx", "test_local_up", "test_durable", "test_retention", "test_tiny",
 )  # fmt: skip
 

@@ -89,6 +89,7 @@ def verified(
     """Loads the model into this process. Raises Unverifiable."""
     account = account_of(image)
     entry = entry_of(account.spec, catalog)
+    refuse_endless(account.spec, entry)
     inputs = inputs_for(account.spec, given)
     from worker.loading.load import load  # seconds of imports: only where something is rendered
 
@@ -144,6 +145,17 @@ def entry_of(spec: RenderSpec, catalog: Catalog) -> ModelEntry:
         f"model {spec.model} is another today: digest {known.digest[:12]}, and the picture was made "
         f"with {spec.model_digest[:12]}; put its source, revision and precision of then into models.toml"
     )
+
+
+def refuse_endless(spec: RenderSpec, entry: ModelEntry) -> None:
+    """A stranger's picture may say anything of itself. Raises Unverifiable."""
+    side, pixels = max(spec.width, spec.height), spec.width * spec.height
+    if side > entry.max_side_px or pixels > entry.max_pixels or spec.steps > entry.max_steps:
+        raise Unverifiable(
+            f"it says {spec.width} x {spec.height} in {spec.steps} steps, beyond what {entry.id} "
+            f"takes: max_side_px {entry.max_side_px}, max_pixels {entry.max_pixels} and "
+            f"max_steps {entry.max_steps} in models.toml"
+        )
 
 
 def inputs_for(spec: RenderSpec, given: Given) -> Inputs | None:

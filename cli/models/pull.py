@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from cli.models.meter import gb, meter
@@ -39,7 +41,6 @@ def pull(model: str, revision: str | None, t5: str | None) -> None:
     settings = load_settings()
     entry = entry_of(model, settings, revision=revision or "", t5=t5 or "")
     need_worker("huggingface_hub")
-    from worker.loading import manifest
     from worker.loading.locate import locate
     from worker.loading.parts import files_of, wanted_by
 
@@ -50,10 +51,16 @@ def pull(model: str, revision: str | None, t5: str | None) -> None:
         raise NotFetched(str(error)) from error
     names = files_of(folder, wanted_by(entry))
     if not entry.source.startswith("dir:"):  # that folder is somebody else's
-        try:
-            with meter("write its manifest") as progress:
-                manifest.write(folder, names, progress)
-        except OSError as error:  # a cache that is mounted read-only
-            click.echo(f"renderfarm: no manifest was written: {error}", err=True)
+        _write_manifest(folder, names)
     size_bytes = sum((folder / name).stat().st_size for name in names)
     click.echo(f"{folder}: {len(names)} files, {gb(size_bytes)}, whole")
+
+
+def _write_manifest(folder: Path, names: list[str]) -> None:
+    from worker.loading import manifest
+
+    try:
+        with meter("write its manifest") as progress:
+            manifest.write(folder, names, progress)
+    except OSError as error:  # a cache that is mounted read-only
+        click.echo(f"renderfarm: no manifest was written: {error}", err=True)

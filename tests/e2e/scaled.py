@@ -30,29 +30,30 @@ class Sample:
 
 
 class ScaledFarm:
-    """Reads the API's own metrics page, asks the rule, starts and terminates worker processes."""
+    """Reads the API's own metrics page, asks the rule, starts and terminates worker processes.
 
-    def __init__(self, parts: Parts, rule: Rule) -> None:
+    `http` is closed by whoever opened it.
+    """
+
+    def __init__(self, parts: Parts, rule: Rule, http: httpx2.Client) -> None:
         self._parts, self._rule, self._scaler = parts, rule, Autoscaler(rule)
         self._rendered: deque[tuple[float, float]] = deque()
         self._begun = time.monotonic()
         self.staying: list[Part] = []
         self.started: list[Part] = []
         self.samples: list[Sample] = []
-        _, self.url = parts.api()
+        _, url = parts.api()
+        self._http = http
+        http.base_url = url
         parts.start("chores")
 
-    def order(self, seeds: range) -> list[str]:
-        with httpx2.Client(base_url=self.url, timeout=30) as client:
-            return [self._ordered(client, seed) for seed in seeds]
-
-    def _ordered(self, client: httpx2.Client, seed: int) -> str:
-        answer = client.post("/jobs", json={**ORDER, "seed": seed})
+    def order(self, seed: int) -> str:
+        answer = self._http.post("/jobs", json={**ORDER, "seed": seed})
         assert answer.status_code == 202, answer.text
         return str(answer.json()["id"])
 
     def job(self, job_id: str) -> dict[str, Any]:
-        return dict(httpx2.get(f"{self.url}/jobs/{job_id}", timeout=30).json())
+        return dict(self._http.get(f"/jobs/{job_id}").json())
 
     def run(self, until: Callable[[], bool], limit_s: float) -> None:
         """One turn of KEDA and of the HPA every `sync_s`, until the condition holds."""
@@ -71,13 +72,11 @@ class ScaledFarm:
         return "\n".join(rows)
 
     def metric(self, name: str, labels: str) -> float:
-        page = httpx2.get(f"{self.url}/metrics", timeout=30).text
-        found = re.search(rf"^{name}{{{labels}}} (\S+)$", page, re.MULTILINE)
-        assert found, f"no {name} in {page}"
-        return float(found[1])
+        return _metric(self._http.get("/metrics").text, name, labels)
 
     def _turn(self, now: float) -> None:
-        values = [self._value(each, now) for each in self._rule.triggers]
+        page = self._http.get("/metrics").text
+        values = [self._value(page, each, now) for each in self._rule.triggers]
         for turn in (self._scaler.poll, self._scaler.sync):
             self._set(turn(now, values, len(self.staying)))
         seen = dict(zip((each.sees for each in self._rule.triggers), values, strict=True))
@@ -86,8 +85,8 @@ class ScaledFarm:
             Sample(now - self._begun, seen["backlog"], seen["busy"], len(self.staying), alive)
         )
 
-    def _value(self, trigger: Trigger, now: float) -> float:
-        value = self.metric(SERIES[trigger.sees], 'model="tiny"')
+    def _value(self, page: str, trigger: Trigger, now: float) -> float:
+        value = _metric(page, SERIES[trigger.sees], 'model="tiny"')
         return value if trigger.sees == "backlog" else self._rate(value, now, trigger.window_s)
 
     def _rate(self, total: float, now: float, window_s: float) -> float:
@@ -105,3 +104,9 @@ class ScaledFarm:
         for part in self.staying[wanted:]:
             part.terminate()
         del self.staying[wanted:]
+
+
+def _metric(page: str, name: str, labels: str) -> float:
+    found = re.search(rf"^{name}{{{labels}}} (\S+)$", page, re.MULTILINE)
+    assert found, f"no {name} in {page}"
+    return float(found[1])

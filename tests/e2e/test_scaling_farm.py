@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from benchmarks.scaling import rules
@@ -27,9 +28,15 @@ def parts(models: Path, tmp_path: Path) -> Iterator[Parts]:
         yield started
 
 
+@pytest.fixture
+def http() -> Iterator[httpx2.Client]:
+    with httpx2.Client(timeout=30) as client:
+        yield client
+
+
 def serve(farm: ScaledFarm, seeds: range, limit_s: float = 250.0) -> None:
     """Order, let the rule work until nobody is there any more, and look at every job."""
-    jobs = farm.order(seeds)
+    jobs = [farm.order(seed) for seed in seeds]
     begun = len(farm.started)
     farm.run(lambda: len(farm.started) > begun and not any(p.alive for p in farm.started), limit_s)
 
@@ -46,8 +53,10 @@ def check(farm: ScaledFarm, most: int) -> None:
     assert farm.metric("renderfarm_store_total", 'outcome="lost"') == 0
 
 
-def test_workers_come_for_a_burst_and_go_without_losing_a_render(parts: Parts) -> None:
-    farm = ScaledFarm(parts, replace(RULE.faster(300), most=2))
+def test_workers_come_for_a_burst_and_go_without_losing_a_render(
+    parts: Parts, http: httpx2.Client
+) -> None:
+    farm = ScaledFarm(parts, replace(RULE.faster(300), most=2), http)
 
     serve(farm, range(32))
 
@@ -57,8 +66,10 @@ def test_workers_come_for_a_burst_and_go_without_losing_a_render(parts: Parts) -
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_500_jobs_bring_all_workers_once_and_the_next_order_wakes_one_again(parts: Parts) -> None:
-    farm = ScaledFarm(parts, replace(RULE.faster(60), most=3))
+def test_500_jobs_bring_all_workers_once_and_the_next_order_wakes_one_again(
+    parts: Parts, http: httpx2.Client
+) -> None:
+    farm = ScaledFarm(parts, replace(RULE.faster(60), most=3), http)
 
     serve(farm, range(500), 800)
     burst = [sample.workers for sample in farm.samples]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -247,9 +248,27 @@ def halve(tensors: dict[str, torch.Tensor]) -> None:
     del tensors[next(key for key in tensors if "lora_B" in key)]
 
 
+def narrow(tensors: dict[str, torch.Tensor]) -> None:
+    for key in tensors:
+        tensors[key] = tensors[key].to(torch.float8_e4m3fn)
+
+
+def empty(tensors: dict[str, torch.Tensor]) -> None:
+    for key, tensor in tensors.items():
+        tensors[key] = tensor[:0] if "lora_A" in key else tensor[:, :0]
+
+
+def many_alphas(tensors: dict[str, torch.Tensor]) -> None:
+    first = next(key for key in tensors if "lora_A" in key)
+    tensors[first.replace("lora_A.weight", "alpha")] = torch.ones(2)
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [
+        (narrow, "save it in 16 or 32 bits"),
+        (empty, "do not fit each other"),
+        (many_alphas, "is not one number"),
         (rename("transformer.", "unet."), "diffusers' layout"),
         (rename("transformer.transformer_blocks.0", "text_encoder.layers.0"), "text encoder"),
         (rename("blocks.0", "blocks.77"), "no linear layer of this model"),
@@ -315,6 +334,23 @@ def test_what_is_no_safetensors_is_refused(
 
     with pytest.raises(RenderFailed, match="no safetensors file"):
         engine.render(order(ref(entry)), on_step)
+
+
+@pytest.mark.parametrize(
+    "told", ["[" * 100_000, "[1]", json.dumps({"transformer.lora_alpha": 10**400}), "{"]
+)
+def test_settings_in_a_header_that_make_no_sense_are_refused(
+    engine: Any, settings: Settings, model: Path, tmp_path: Path, told: str
+) -> None:
+    file = train(tmp_path, model, seed=9)
+    save_file(load_file(file), file, metadata={"lora_adapter_metadata": told})
+    bad = lora_entry(file)
+    fitted(engine, settings, {"style": bad}, 2**30)
+
+    with pytest.raises(RenderFailed, match=r"no safetensors|settings in its header") as failure:
+        engine.render(order(ref(bad)), on_step)
+
+    assert failure.value.code == "lora_unusable"
 
 
 def test_alphas_beside_the_weights_count_as_those_in_the_header(

@@ -263,6 +263,15 @@ def test_models_check_finds_an_export_whole_and_a_changed_one_not(
     assert "model.onnx.data is not the file that" in said
 
 
+def test_an_export_that_cannot_be_written_is_refused_in_words(
+    settings: Settings, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(ModelError, match="onnx cannot be written: FileExistsError"):
+        export(ENTRY, settings, tmp_path / "file" / "onnx", precision="fp32")
+
+
 def test_a_folder_in_use_is_not_written_over(exported: Path, settings: Settings) -> None:
     with pytest.raises(ModelError, match="is in use"):
         export(ENTRY, settings, exported, precision="fp32")
@@ -302,9 +311,17 @@ def lose_an_encoder(folder: Path) -> None:
     (folder / "text_encoder/model.safetensors").unlink()
 
 
+def lose_a_width(folder: Path) -> None:
+    """No check looks for it: what goes wrong where nobody looked is told in words too."""
+    config = json.loads((folder / "transformer/config.json").read_text())
+    del config["joint_attention_dim"]
+    (folder / "transformer/config.json").write_text(json.dumps(config))
+
+
 @pytest.mark.parametrize(
     ("damage", "why"),
     [
+        (lose_a_width, "m cannot be loaded: KeyError: 'joint_attention_dim'"),
         (remove, f"has no {MANIFEST}: engine onnx takes a folder that"),
         (cut, "is damaged"),
         (from_the_future, "was exported in format 2, and this version reads 1"),

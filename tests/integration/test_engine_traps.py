@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from shared.errors import Canceled
 from tests.engines import drawn, entry_of, loaded, on_step, order
@@ -46,20 +45,12 @@ def test_a_prompt_that_is_too_long_is_shortened_without_being_logged(
     assert "marzipan" not in caplog.text
 
 
-def test_no_tensor_of_a_render_remembers_how_it_was_made(engine: Any) -> None:
-    seen: list[bool] = []
-
-    def look(_module: Any, _args: Any, tensors: dict[str, Any]) -> None:
-        given = [each for each in tensors.values() if isinstance(each, torch.Tensor)]
-        seen.append(torch.is_grad_enabled() or any(each.requires_grad for each in given))
-
-    engine._prompts.clear()
-    hook = engine._pipe.transformer.register_forward_pre_hook(look, with_kwargs=True)
+def test_a_remembered_prompt_does_not_remember_how_it_was_made(engine: Any) -> None:
     drawn(engine, order())
-    hook.remove()
 
-    assert seen
-    assert not any(seen)
+    tensors = [each for made in engine._prompts._remembered.values() for each in made]
+    assert tensors
+    assert not [each for each in tensors if each.requires_grad]
 
 
 def test_a_cancel_lets_an_offload_take_its_weights_back(tmp_path: Path) -> None:

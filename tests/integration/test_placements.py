@@ -70,7 +70,9 @@ def test_no_placement_moves_a_pixel(
 
 
 def test_sequential_offload_leaves_no_weight_anywhere(settings: Settings) -> None:
-    """Its hooks bring each; accelerate's do not draw with a CPU in the place of a card."""
+    """Its hooks bring each. No picture is drawn: with a CPU in the place of a card accelerate's
+    hooks fail, those of a pipeline of diffusers' own as well. tests/gpu draws one.
+    """
     pipe = engine_of(settings, placement="sequential-offload")._pipe
 
     for part in (pipe.transformer, pipe.text_encoder, pipe.text_encoder_2, pipe.text_encoder_3):

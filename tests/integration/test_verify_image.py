@@ -297,3 +297,15 @@ def test_every_note_of_the_account_is_known(engine: Any, entry: ModelEntry, fold
 
     assert account.spec == order(entry)
     assert entry_of(account.spec, load_catalog(folder / "models.toml")) == entry
+
+
+@pytest.mark.parametrize("change", [{"steps": 10**9}, {"width": 65_536}, {"height": 65_536}])
+def test_a_picture_that_would_take_for_ever_is_not_rendered(
+    folder: Path, entry: ModelEntry, verify: Verify, change: dict[str, int]
+) -> None:
+    spec = order(entry, **change)
+    info = PictureInfo.of(spec, fingerprint(spec))
+
+    done = verify(saved(folder, encode_png(bytes(64 * 64 * 3), 64, 64, info)))
+
+    assert (done.exit_code, "beyond what small takes" in done.output) == (2, True), done.output

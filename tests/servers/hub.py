@@ -27,6 +27,7 @@ class FakeHub:
     def __init__(self, url: str, folder: Path) -> None:
         self.url = url
         self.folder = folder
+        self.elsewhere = ""  # another hub, where the files themselves lie
         self.refuse: str | None = None  # a key of REFUSALS
         self.cut: dict[str, int] = {}  # bytes of a file after which the connection ends, once
         self.ranges: list[str] = []
@@ -51,7 +52,11 @@ class FakeHub:
             files = [f for f in sorted(self.folder.rglob("*")) if f.is_file()]
             return 200, {}, json.dumps([self._listed(file) for file in files]).encode()
         data = (self.folder / path.split(f"/resolve/{COMMIT}/")[1]).read_bytes()
-        return 200, {"ETag": f'"{_oid(data)}"', "X-Repo-Commit": COMMIT}, data
+        said = {"ETag": f'"{_oid(data)}"', "X-Repo-Commit": COMMIT}
+        if self.elsewhere:
+            linked = {"X-Linked-Size": str(len(data)), "X-Linked-Etag": said["ETag"]}
+            return 302, {**said, **linked, "Location": self.elsewhere + path}, b""
+        return 200, said, data
 
     def _listed(self, file: Path) -> dict[str, object]:
         data = file.read_bytes()

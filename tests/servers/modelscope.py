@@ -22,6 +22,7 @@ class FakeModelScope:
     def __init__(self, url: str, folder: Path) -> None:
         self.url = url
         self.folder = folder
+        self.elsewhere = ""  # another service, which hands out the files themselves
         self.status = 200  # another one: the answer to everything
         self.failures = 0  # so many 503 first
         self.cut: dict[str, int] = {}
@@ -64,7 +65,11 @@ def fake_modelscope(folder: Path) -> Iterator[FakeModelScope]:
         def do_GET(self) -> None:
             service.tokens.add(self.headers["Authorization"])
             status, body, name = service.answer(self.path)
-            send(self, service, status, {}, body, name)
+            if service.elsewhere and name:
+                where = {"Location": service.elsewhere + self.path}
+                send(self, service, 302, where, b"", name)
+            else:
+                send(self, service, status, {}, body, name)
 
         def log_message(self, *_: object) -> None:
             pass

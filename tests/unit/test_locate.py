@@ -258,3 +258,24 @@ def test_a_name_that_is_no_repository_is_a_fault_of_the_entry(settings):
 
 def at(hub, settings):
     return settings.model_copy(update={"hf_endpoint": hub.url})
+
+
+def test_a_token_does_not_follow_a_file_to_another_host(model, settings):
+    known = settings.model_copy(update={"hf_token": SecretStr("hf_secret")})
+
+    with fake_hub(model) as hub, fake_hub(model) as storage:
+        hub.elsewhere = storage.url
+        folder = locate(entry("hf:farm/tiny"), at(hub, known))
+
+    assert (folder / "model_index.json").is_file()
+    assert hub.tokens == {"Bearer hf_secret"}
+    assert (storage.tokens, bool(storage.fetched)) == ({None}, True)
+
+
+def test_a_mirror_is_not_told_of_this_machines_login(model, settings, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_of_this_machine")
+
+    with fake_hub(model) as hub:
+        locate(entry("hf:farm/tiny"), at(hub, settings))
+
+    assert hub.tokens == {None}

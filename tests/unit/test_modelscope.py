@@ -136,6 +136,17 @@ def test_a_refusal_names_the_setting_and_never_the_token(service, settings, stat
     assert "ms-secret" not in str(refusal.value)
 
 
+def test_a_token_does_not_follow_a_file_to_another_host(service, settings, model):
+    settings = settings.model_copy(update={"modelscope_token": SecretStr("ms-secret")})
+
+    with fake_modelscope(model) as storage:
+        service.elsewhere = storage.url
+        locate(entry(), settings)
+
+    assert service.tokens == {"Bearer ms-secret"}
+    assert (storage.tokens, bool(storage.asked)) == ({None}, True)
+
+
 def test_no_token_is_sent_where_none_is_set(service, settings):
     locate(entry(), settings)
 

@@ -126,6 +126,8 @@ def test_json_has_the_same_and_options_count(renderfarm: Run) -> None:
         (["--jobs-per-hour", "10", "--model", "nix"], 2, "no model 'nix'"),
         (["--jobs-per-hour", "10", "--cache-hit-share", "1"], 2, "0<=x<1"),
         (["--jobs-per-hour", "1e9"], 1, "10,000 workers"),
+        (["--jobs-per-hour", "inf"], 2, "--jobs-per-hour"),
+        (["--from-farm", "http://127.0.0.1:9", "--steps", "4"], 2, "--steps"),
     ],
 )
 def test_what_cannot_be_planned_is_said_in_a_line(

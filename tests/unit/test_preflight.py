@@ -331,3 +331,35 @@ def test_the_gguf_file_of_an_entry_is_among_what_it_reads(model, gguf):
     assert gguf in paths
     assert model / TRANSFORMER not in paths
     assert model / "transformer" / "config.json" in paths
+
+
+def gguf_claiming(kind, length, rest):
+    """A header of one field, an array of `kind` that says it is `length` long."""
+    array = struct.pack("<Q1sI", 1, b"a", 9) + struct.pack("<IQ", kind, length)
+    return b"GGUF" + struct.pack("<IQQ", 3, 1, 1) + array + rest
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        gguf_claiming(kind=0, length=2**50, rest=bytes(100)),  # bytes that are not there
+        gguf_claiming(kind=8, length=2**50, rest=bytes(2**20)),  # empty strings, many
+        gguf_claiming(kind=9, length=1, rest=struct.pack("<IQ", 9, 1) * 50_000),
+    ],
+    ids=["longer than the file", "long", "deep"],
+)
+def test_a_gguf_header_is_not_counted_as_far_as_it_says(model, tmp_path, data):
+    (tmp_path / "m.gguf").write_bytes(data)
+
+    assert "its header is damaged" in bare(model, tmp_path / "m.gguf")[0].message
+
+
+def test_json_that_is_nested_without_end_is_damaged(model):
+    nested = b"[" * 100_000
+    (model / CLIP).write_bytes(struct.pack("<Q", len(nested)) + nested)
+    (model / "vae" / "config.json").write_bytes(nested)
+
+    faults = {fault.part: fault.message for fault in preflight(model, Wanted())}
+
+    assert "damaged header" in faults["text_encoder"]
+    assert "cannot be read" in faults["vae"]

@@ -89,6 +89,18 @@ def test_workers_that_fail_make_waits_longer_and_lose_no_image() -> None:
     assert failing.busy > steady.busy, "what was begun and lost is rendered again"
 
 
+def test_a_render_that_was_lost_takes_all_of_its_time_again() -> None:
+    """With failures at rate f an image of S seconds takes (exp(f S) - 1) / f in all: preemptive repeat."""
+    crew = Crew(2, up_share=0.8, away_s=50.0)
+    asked = load(0.6, (100.0,))
+
+    found = waits(asked, crew, images=8_000)
+
+    takes_s = (math.exp(100.0 / crew.up_s) - 1) * crew.up_s
+    assert takes_s > 125
+    assert found.busy == pytest.approx(asked.images_per_second * takes_s / 2, rel=0.02)
+
+
 def test_workers_that_fail_while_idle_are_away_for_their_share() -> None:
     """With nobody else in the queue, an image waits only if it finds the one worker away."""
     rare = Load(jobs_per_hour=1.0, images=(1,), image_s=(0.001,))

@@ -137,3 +137,23 @@ def test_common_words_are_one_token_and_others_fall_into_pieces():
     assert clip_tokenizer().tokenize("the sea") == ["the</w>", "sea</w>"]
     assert t5_tokenizer().tokenize("a cat") == ["▁a", "▁cat"]
     assert len(clip_tokenizer().tokenize("quokka")) > 1
+
+
+def test_a_place_that_cannot_be_written_is_said_in_words(tmp_path):
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(ModelError, match="cannot be written"):
+        tiny.build(tmp_path / "file" / "tiny", size="small")
+
+
+def test_no_room_for_the_weights_leaves_no_half_model(tmp_path):
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); "
+    ignored = "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+
+    done = subprocess.run(
+        [sys.executable, "-c", limit + ignored + BUILD, str(tmp_path / "tiny")],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert "ModelError" in done.stderr.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []

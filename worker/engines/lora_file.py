@@ -25,6 +25,7 @@ from torch import Tensor
 from shared.errors import ModelError
 
 PREFIX = "transformer."
+NUMBERS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _KEY = re.compile(r"(.+)\.(lora_A\.weight|lora_B\.weight|alpha)")
 _HEADER_ALPHAS = "lora_adapter_metadata"  # as diffusers writes it; JSON
 Layers = Mapping[str, tuple[int, int]]  # (out, in) features of each linear layer, by its name
@@ -51,11 +52,13 @@ def read_lora(path: Path, sha256: str | None = None) -> dict[str, Pair]:
         raise ModelError("its file is another one than models.toml says: the SHA-256 differs")
     try:
         tensors, header = load(data), _header(data)
-    except (SafetensorError, ValueError) as error:
-        raise ModelError("its file is no safetensors file") from error
+    except (SafetensorError, KeyError, ValueError) as error:  # KeyError: a kind of number
+        raise ModelError("its file is no safetensors file, or a newer one") from error
+    except (AttributeError, RecursionError) as error:
+        raise ModelError("the settings in its header cannot be read") from error
     try:
         return _pairs(tensors, header)
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
         raise ModelError("the settings in its header cannot be read") from error
 
 
@@ -86,6 +89,10 @@ def _pairs(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> dict[str
         match = _KEY.fullmatch(key.removeprefix(PREFIX))
         if match is None:
             raise ModelError(f"its tensor {key[:100]} is of no LoRA that this farm knows")
+        if tensor.dtype not in NUMBERS:
+            raise ModelError(
+                f"its tensor {key[:100]} is in {tensor.dtype}: save it in 16 or 32 bits"
+            )
         if not tensor.isfinite().all():
             raise ModelError(f"its tensor {key[:100]} is not finite: the file is damaged")
         parts.setdefault(match[1], {})[match[2]] = tensor
@@ -110,9 +117,9 @@ def _pair(layer: str, found: Mapping[str, Tensor], header: Mapping[str, Any]) ->
         down, up = found["lora_A.weight"], found["lora_B.weight"]
     except KeyError as error:
         raise ModelError(f"{layer} has no {error.args[0]}") from None
-    if down.ndim != 2 or up.ndim != 2 or down.shape[0] != up.shape[1]:
+    if down.ndim != 2 or up.ndim != 2 or not down.shape[0] == up.shape[1] > 0:
         raise ModelError(f"the two matrices of {layer} do not fit each other")
-    alpha = found["alpha"].item() if "alpha" in found else _alpha(layer, header)
+    alpha = _number(layer, found["alpha"]) if "alpha" in found else _alpha(layer, header)
     if alpha is None:
         return Pair(down, up)
     rank = down.shape[0]
@@ -120,6 +127,12 @@ def _pair(layer: str, found: Mapping[str, Tensor], header: Mapping[str, Any]) ->
     if not math.isfinite(share):
         raise ModelError(f"the alpha of {layer} is not finite: the file is damaged")
     return Pair(down, up if share == 1 else up.float() * share)
+
+
+def _number(layer: str, alpha: Tensor) -> float:
+    if alpha.numel() != 1:
+        raise ModelError(f"the alpha of {layer} is not one number")
+    return alpha.item()
 
 
 def _alpha(layer: str, header: Mapping[str, Any]) -> float | None:

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from shared.errors import ModelError
+from shared.errors import FarmError, ModelError
 from shared.models import ModelEntry
 from worker.loading import manifest
 from worker.loading.devices import card_of
@@ -38,13 +38,8 @@ def bake(
     Made aside and renamed into place. `device`, one of `pick_device`'s, quantizes. Raises
     ModelError: for what cannot be quantized or saved, and for a folder that is not empty.
     """
-    if entry.precision == "gguf" or entry.engine == "onnx":
-        kind = "a GGUF file" if entry.precision == "gguf" else "an ONNX export"
-        raise ModelError(f"{entry.id} is served from {kind}, which is in its final form already")
     resident = entry.model_copy(update={"placement": "gpu", "profile": None, "compile": "off"})
-    refuse_impossible(resident, card_of(device))
-    if folder.exists() and any(folder.iterdir()):
-        raise ModelError(f"{folder} is not empty")
+    _refuse(resident, folder, device)
     pipe = read(source, resident, device, untold)
     wanted = wanted_by(entry)
     try:
@@ -55,10 +50,21 @@ def bake(
             check(made, wanted)
             manifest.write(made, files_of(made, wanted), progress)
             made.replace(folder)
-    except (OSError, ValueError) as error:  # no room; a size of shards that means nothing
+    except FarmError:
+        raise
+    except Exception as error:  # a full disk has another class in each library
         raise ModelError(f"{folder} cannot be written: {error}") from error
     baked = {"source": f"dir:{folder.resolve()}", "revision": ""}
     return entry.model_copy(update=baked)
+
+
+def _refuse(entry: ModelEntry, folder: Path, device: str) -> None:
+    if entry.precision == "gguf" or entry.engine == "onnx":
+        kind = "a GGUF file" if entry.precision == "gguf" else "an ONNX export"
+        raise ModelError(f"{entry.id} is served from {kind}, which is in its final form already")
+    refuse_impossible(entry, card_of(device))
+    if folder.exists() and any(folder.iterdir()):
+        raise ModelError(f"{folder} is not empty")
 
 
 def _save(pipe: Any, source: Path, made: Path, shard: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -53,7 +54,6 @@ def load_diffusers(
     placed(entry.placement)
     warm(found.folder, entry, settings, report)
     pipe = _read(found, device, report)
-    check_layers(pipe.transformer, entry)
     kernels = kernels_of(entry, settings.cache_dir / "kernels", device)
     if entry.compile != "off":
         kernels.load()
@@ -90,6 +90,7 @@ def _find(entry: ModelEntry, settings: Settings, card: Card | None, report: Repo
     if weights or not card:
         entry = _chosen(entry, card, weights)
     folder = locate(entry, settings, report)
+    check_layers(folder, entry)
     if card and not weights:
         weights = counted(folder)
         entry = _chosen(entry, card, weights)
@@ -126,9 +127,10 @@ def _read(found: _Found, device: str, report: Report) -> Any:
     return pipe
 
 
-def check_layers(transformer: Any, entry: ModelEntry) -> None:
+def check_layers(folder: Path, entry: ModelEntry) -> None:
     """Raise ModelError for a layer to skip that is not there: diffusers leaves it out in silence."""
-    layers = transformer.config.num_layers
+    config = json.loads((folder / "transformer" / "config.json").read_text("utf-8"))
+    layers = config.get("num_layers", 18)  # diffusers' default
     if wrong := [layer for layer in entry.skip_layers if not 0 <= layer < layers]:
         raise ModelError(
             f"skip_layers of {entry.id} names layer {wrong[0]}, and it has 0 to {layers - 1}"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import os
-import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -14,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from shared.engines import ONNX_PRECISIONS
-from shared.errors import ModelError
+from shared.errors import FarmError, ModelError
 from shared.models import ModelEntry
 from shared.settings import Settings
 from worker.engines.dtypes import DTYPES
 from worker.loading import manifest as sums
 from worker.loading import onnx_graphs
+from worker.loading.linking import link_parts
 from worker.loading.locate import locate
 from worker.loading.onnx_folder import (
     DECODER,
@@ -56,32 +55,53 @@ def export(
     `int8` is the float32 graph with its large multiplications in 8 bits. Built aside and renamed
     into place. Needs the network in host memory, twice for a moment. Raises ModelError.
     """
+    _refuse(entry, folder, precision)
+    serving = serving_entry(entry, folder, precision)
+    quiet_libraries()
+    say(f"looking for {entry.source}")
+    source = locate(entry, settings)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".exporting-") as aside:
+            made = Path(aside) / "model"
+            _write(entry, source, made, precision, vae, say)
+            sums.write(made, files_of(made, wanted_by(serving)))
+            made.rename(folder)
+    except FarmError:
+        raise
+    except Exception as error:  # a full disk has another class in each library
+        why = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ModelError(f"{folder} cannot be written: {why}") from error
+    return serving
+
+
+def _refuse(entry: ModelEntry, folder: Path, precision: str) -> None:
     if entry.engine == "onnx":
         raise ModelError(f"{entry.id} is served from such a folder: export the model it came from")
     if precision not in ONNX_PRECISIONS:
         raise ModelError(f"an ONNX graph is {', '.join(ONNX_PRECISIONS)}, not {precision}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ModelError(f"{folder} is in use: name a folder that is empty or does not exist")
-    serving = serving_entry(entry, folder, precision)
-    quiet_libraries()
-    say(f"looking for {entry.source}")
-    source = locate(entry, settings)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".exporting-") as aside:
-        made = Path(aside) / "model"
-        graphs = ("transformer", "vae") if vae else ("transformer",)
-        say("linking or copying what stays as it is")
-        _copy(source, made, [part for part in wanted_by(entry).parts if part not in graphs])
-        _transformer(source, made, precision, say)
-        if vae:
-            _vae(source, made, precision, say)
-        say("hashing the graphs")
-        manifest = _manifest(entry, made, precision)
-        (made / ONNX_MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", "utf-8")
-        (made / sums.NAME).unlink(missing_ok=True)  # of the model that was exported
-        sums.write(made, files_of(made, wanted_by(serving)))
-        made.rename(folder)
-    return serving
+
+
+def _write(
+    entry: ModelEntry,
+    source: Path,
+    made: Path,
+    precision: str,
+    vae: bool,
+    say: Callable[[str], None],
+) -> None:
+    graphs = ("transformer", "vae") if vae else ("transformer",)
+    say("linking or copying what stays as it is")
+    link_parts(source, made, [part for part in wanted_by(entry).parts if part not in graphs])
+    _transformer(source, made, precision, say)
+    if vae:
+        _vae(source, made, precision, say)
+    say("hashing the graphs")
+    manifest = _manifest(entry, made, precision)
+    (made / ONNX_MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", "utf-8")
+    (made / sums.NAME).unlink(missing_ok=True)  # of the model that was exported
 
 
 def serving_entry(entry: ModelEntry, folder: Path, precision: str) -> ModelEntry:
@@ -159,24 +179,6 @@ def _timed(
     write(network, file)
     size_mb = sum(each.stat().st_size for each in file.parent.glob(f"{file.name}*")) / 1e6
     say(f"wrote {name}: {size_mb:.1f} MB in {time.monotonic() - started:.1f} s")
-
-
-def _copy(source: Path, made: Path, names: list[str]) -> None:
-    """The parts, and the single files beside them. By hard link where the disk allows: no room."""
-    made.mkdir()
-    for name in names:
-        shutil.copytree(source / name, made / name, copy_function=_link)
-    for file in filter(Path.is_file, source.iterdir()):
-        if file.suffix != ".safetensors":
-            _link(str(file), str(made / file.name))
-
-
-def _link(source: str, target: str) -> None:
-    real = os.path.realpath(source)  # a hub's cache holds links
-    try:
-        os.link(real, target)
-    except OSError:  # another disk, or one without links
-        shutil.copyfile(real, target)
 
 
 def _manifest(entry: ModelEntry, made: Path, precision: str) -> Manifest:

@@ -47,7 +47,7 @@ class Findings:
             value = json.loads((self.folder / name).read_text("utf-8"))
         except FileNotFoundError:
             self.add(part, "missing_file", f"{name} is missing")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:  # the last: nested without end
             self.add(part, "bad_json", f"{name} cannot be read: {error}", name)
         else:
             if isinstance(value, dict):

@@ -48,7 +48,7 @@ def _header(opened: BinaryIO, size_bytes: int) -> tuple[dict[str, Any], int]:
         raise Damaged("is cut short inside its header, or no safetensors file")
     try:
         header = json.loads(opened.read(length))
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter: nested, to break a parser
         header = None
     if not isinstance(header, dict):
         raise Damaged("has a damaged header")
@@ -122,10 +122,10 @@ def _read_gguf(file: Path) -> None:
         raise Damaged("is no GGUF file")
     if find_spec("gguf") is None:
         return
-    from gguf import GGUFReader
+    from worker.loading.gguf_header import BoundedReader
 
     try:
-        tensors = GGUFReader(file).tensors
+        tensors = BoundedReader(file).tensors
         ends = max((int(tensor.data_offset) + int(tensor.n_bytes) for tensor in tensors), default=0)
     except Exception as error:  # numpy's, for whatever it stumbles over
         raise Damaged("is cut short, or its header is damaged") from error

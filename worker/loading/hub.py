@@ -67,14 +67,20 @@ def _status(error: BaseException) -> int | None:
     return error.response.status_code if isinstance(error, HfHubHTTPError) else None
 
 
+def token_of(settings: Settings) -> str | bool | None:
+    """Without one of the farm's, this machine's login counts; but no mirror is told of that."""
+    if settings.hf_token:
+        return settings.hf_token.get_secret_value()
+    return False if settings.hf_endpoint else None
+
+
 def _snapshot(repo: str, revision: str, wanted: Wanted, settings: Settings, **how: Any) -> Path:
-    token = settings.hf_token.get_secret_value() if settings.hf_token else None
     folder = snapshot_download(
         repo,
         revision=revision or None,
         cache_dir=settings.cache_dir,
         endpoint=settings.hf_endpoint,
-        token=token,
+        token=token_of(settings),
         allow_patterns=wanted.patterns,
         ignore_patterns=wanted.refused,
         **how,

@@ -17,6 +17,7 @@ from shared.loras import LoraEntry
 from shared.models import ModelEntry
 from shared.settings import Settings
 from worker.engines.lora_file import Pair, layers_of, read_lora
+from worker.loading.hub import token_of
 from worker.loading.locate import locate
 
 _CONFIG = "transformer/config.json"
@@ -50,12 +51,11 @@ def fetch_file(repo: str, name: str, revision: str, settings: Settings) -> Path:
 
     Raises ModelUnavailable.
     """
-    token = settings.hf_token.get_secret_value() if settings.hf_token else None
     where: dict[str, Any] = {
         "revision": revision or None,
         "cache_dir": settings.cache_dir,
         "endpoint": settings.hf_endpoint,
-        "token": token,
+        "token": token_of(settings),
     }
     try:
         return Path(hf_hub_download(repo, name, **where, local_files_only=True))

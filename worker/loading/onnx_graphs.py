@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -157,12 +158,8 @@ def _write(
     file: Path,
 ) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    exporter = logging.getLogger("torch.onnx")
-    before = exporter.level
-    exporter.setLevel(logging.ERROR)  # it names each operator of a library that is not there
     try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of its own parts, that they will change
+        with torch.no_grad(), _quiet_exporter():
             program = torch.onnx.export(
                 network.eval(),
                 kwargs=dict(inputs),
@@ -181,6 +178,17 @@ def _write(
         raise ModelError(
             f"{error.name} is not installed: pip install 'renderfarm[onnx]'"
         ) from error
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    exporter = logging.getLogger("torch.onnx")
+    before = exporter.level
+    exporter.setLevel(logging.ERROR)  # it names each operator of a library that is not there
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of its own parts, that they will change
+            yield
     finally:
         exporter.setLevel(before)
 

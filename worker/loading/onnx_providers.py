@@ -65,6 +65,12 @@ def options_of(
             "cudnn_conv_algo_search": "HEURISTIC",  # not anew for every size
             "use_tf32": "0",  # as torch multiplies by default
         }
+    return _tensorrt(entry, number, graph, sizes, cache)
+
+
+def _tensorrt(
+    entry: ModelEntry, number: str, graph: Path, sizes: Mapping[str, int], cache: Path
+) -> dict[str, str]:
     ranges = {
         f"trt_profile_{name}_shapes": ",".join(
             f"{tensor}:{'x'.join(map(str, shape))}" for tensor, shape in shapes.items()

@@ -44,16 +44,16 @@ def build(folder: Path, *, size: str = "normal", seed: int = 0) -> Path:
     about = _about(size, seed)
     if _holds(folder, about):
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".building-") as aside:
-        made = Path(aside) / "model"
-        _save(made, size, seed)
-        (made / ABOUT).write_text(about, "utf-8")
-        try:
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".building-") as aside:
+            made = Path(aside) / "model"
+            _save(made, size, seed)
+            (made / ABOUT).write_text(about, "utf-8")
             made.rename(folder)
-        except OSError:  # not empty: another builder was first, or it is not ours
-            if not _holds(folder, about):
-                raise
+    except Exception as error:  # a full disk has another class in each library
+        if not _holds(folder, about):  # it does where another builder was first
+            raise ModelError(f"{folder} cannot be written: {error}") from error
     return folder
 
 
