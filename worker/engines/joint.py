@@ -28,13 +28,12 @@ class FusedJointProcessor:
         attention_mask: None = None,  # SD3 has none
     ) -> Any:
         """The picture's tokens (B, tokens, width), and the prompt's where those are given."""
-        norms = attn.norm_q, attn.norm_k
-        heads = _heads(attn.to_qkv(hidden_states), attn.heads, *norms)
+        own = _heads(attn.to_qkv(hidden_states), attn.heads, attn.norm_q, attn.norm_k)
         if encoder_hidden_states is None:  # Medium's second attention, of the picture alone
-            return attn.to_out[0](_attended(*heads))
+            return attn.to_out[0](_attended(*own))
         norms = attn.norm_added_q, attn.norm_added_k
         added = _heads(attn.to_added_qkv(encoder_hidden_states), attn.heads, *norms)
-        together = (torch.cat(pair, dim=2) for pair in zip(heads, added, strict=True))
+        together = (torch.cat(pair, dim=2) for pair in zip(own, added, strict=True))
         attended, tokens = _attended(*together), hidden_states.shape[1]
         prompt = attended[:, tokens:]
         if not attn.context_pre_only:  # nothing reads it after the last block

@@ -17,7 +17,6 @@ _TORCHAO, _BNB = "torchao", "bitsandbytes"
 _LAYER_BY_LAYER = ("group-offload", "sequential-offload")
 _MOVES_DRAWING = ("model-offload", *_LAYER_BY_LAYER)
 _RESTS_ON_HOST = ("text-offload", *_MOVES_DRAWING)
-
 _JOINED = ("fp32", "bf16", "fp16", "fp8")
 
 
