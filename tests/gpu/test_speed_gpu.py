@@ -48,14 +48,21 @@ def test_every_kernel_of_a_card_draws_the_same(folder: Path, kernel: str) -> Non
     assert difference(picture.rgb, drawn(engine_of(folder)).rgb) < 6.0
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp8"])
-def test_fused_projections_draw_the_same_compiled_too(folder: Path, precision: str) -> None:
-    plain = drawn(engine_of(folder, precision=precision))
+@pytest.mark.parametrize(
+    "held",
+    [
+        {"precision": "bf16"},
+        {"precision": "bf16", "placement": "sequential-offload"},
+        {"precision": "fp8"},
+        {"precision": "fp8", "compile": "regional"},
+    ],
+    ids=lambda held: "-".join(held.values()),
+)
+def test_fused_projections_draw_the_same(folder: Path, held: dict[str, str]) -> None:
+    fused = drawn(engine_of(folder, fuse_qkv=True, **held))
 
-    for compiled in ("off", "regional"):
-        fused = drawn(engine_of(folder, precision=precision, compile=compiled, fuse_qkv=True))
-        assert fused.profile["qkv"] == "fused"
-        assert difference(fused.rgb, plain.rgb) < 6.0
+    assert fused.profile["qkv"] == "fused"
+    assert difference(fused.rgb, drawn(engine_of(folder, **held)).rgb) < 6.0
 
 
 def test_no_step_makes_the_host_wait(folder: Path) -> None:
