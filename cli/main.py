@@ -45,7 +45,7 @@ class Commands(click.Group):
     """Imports a command's module when the command is asked for; says a FarmError in one line."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return [name for name, module in COMMANDS.items() if _is_here(module)]
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
@@ -56,16 +56,31 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except FarmError as error:
+        except (FarmError, ModuleNotFoundError) as error:
             if ctx.params["debug"] or _debugging():
                 raise
-            click.echo(f"renderfarm: {error}", err=True)
+            click.echo(f"renderfarm: {_in_words(error)}", err=True)
             ctx.exit(exit_code(error))
         except KeyboardInterrupt:
             ctx.exit(130)
 
 
-def exit_code(error: FarmError) -> int:
+def _is_here(module: str) -> bool:
+    """An image, or an installation without some extra, lacks what its part of the farm does not need."""
+    try:
+        import_module(module)
+    except ModuleNotFoundError:
+        return False
+    return True
+
+
+def _in_words(error: FarmError | ModuleNotFoundError) -> str:
+    if isinstance(error, FarmError):
+        return str(error)
+    return f"this needs the module {error.name}, which this installation does not have; docs/operate.md says what each part needs"
+
+
+def exit_code(error: FarmError | ModuleNotFoundError) -> int:
     """2 for wrong usage or settings; else the error's own code, or 1."""
     usage = isinstance(error, SettingsError | InvalidOrder)
     return 2 if usage else getattr(error, "exit_code", 1)

@@ -8,7 +8,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, generate_latest, start_http_server
+from prometheus_client import (
+    CollectorRegistry,
+    disable_created_metrics,
+    generate_latest,
+    start_http_server,
+)
 from prometheus_client.core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
@@ -42,6 +47,7 @@ def page(own: CollectorRegistry, farm_wide: CollectorRegistry) -> bytes:
     They share where PROMETHEUS_MULTIPROC_DIR names a folder, which must be there before they start
     and should be empty then.
     """
+    disable_created_metrics()  # a series more for each counter, which nobody reads
     folder = shared_metrics_dir()
     if folder:
         forget_the_dead(folder)
@@ -72,6 +78,7 @@ def open_page(
     """
     if port is None:
         return
+    disable_created_metrics()
     try:
         start_http_server(port, host, registry)
     except OSError as error:

@@ -14,7 +14,8 @@ from deploy.ports import free_port
 from tests.dockerfile import ROOT, Replay, read
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.slow  # it installs what the API needs, from the package index
+# It installs what the API needs, from the package index.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 STAGES = read(ROOT / "deploy/docker/api.Dockerfile")
 HEALTHY = ROOT / "deploy/docker/healthy"
 START_S = 60.0

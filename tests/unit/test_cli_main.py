@@ -35,6 +35,29 @@ def test_help_names_every_command_and_imports_neither_side():
         assert f"\n  {name} " in told.stdout
 
 
+@pytest.fixture
+def without_deploy(monkeypatch):
+    """As in an image, which has no `deploy`."""
+    for name in [n for n in sys.modules if n == "cli.up" or n.split(".")[0] == "deploy"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "deploy", None)
+
+
+def test_help_leaves_out_what_this_installation_cannot_do(farm, without_deploy):
+    output = farm("--help").output
+
+    assert "\n  up " not in output
+    assert "\n  api " in output
+
+
+def test_a_command_that_this_installation_lacks_is_one_line(farm, without_deploy):
+    result = farm("up")
+
+    assert result.exit_code == 1
+    assert "needs the module deploy" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
 def every_command():
     """`("up",)`, `("models", "list")`, ...: the words of each command."""
     for name in COMMANDS:

@@ -84,6 +84,12 @@ def test_the_farm_accepts_the_settings_of_each_service(name: str, prepared: Path
     assert secrets <= set(SERVICES[name]["secrets"])
     assert settings.redis_url.get_secret_value().endswith("@redis:6379/0")
     assert settings.s3_bucket
+    assert settings.otlp_endpoint is None, "empty: no traces"
+
+
+def test_one_line_of_the_file_to_edit_gives_every_part_a_collector() -> None:
+    for name in OURS:
+        assert SERVICES[name]["environment"]["FARM_OTLP_ENDPOINT"] == "${OTLP_ENDPOINT:-}", name
 
 
 @pytest.mark.parametrize("name", SERVICES)

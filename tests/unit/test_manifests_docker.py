@@ -102,9 +102,11 @@ def test_what_an_image_sets_are_settings(image: str) -> None:
 @pytest.mark.parametrize(
     ("image", "imports", "command"),
     [
-        ("api", "api.main, worker.chores", ["api", "--help"]),
-        ("api", "worker.chores", ["chores", "--help"]),
-        ("worker", "worker.main, worker.keeper", ["worker", "--help"]),
+        ("api", "api.main, worker.chores, shared.otel", ["api", "--help"]),
+        ("api", "worker.chores, cli.plan, cli.keys, cli.audit", ["chores", "--help"]),
+        ("api", "worker", ["--help"]),
+        ("worker", "worker.main, worker.keeper, shared.otel", ["worker", "--help"]),
+        ("worker", "worker", ["--help"]),
     ],
 )
 def test_the_files_of_an_image_are_all_that_its_command_needs(

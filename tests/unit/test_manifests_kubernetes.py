@@ -132,6 +132,16 @@ def test_each_worker_serves_a_model_that_the_farm_knows(overlay: str) -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
+def test_traces_find_their_way_to_a_collector(overlay: str) -> None:
+    (policy,) = (each["spec"] for each in of_kind(overlay, "NetworkPolicy") if names(each) == "out")
+    (chosen,) = policy["podSelector"]["matchExpressions"]
+    open_ports = {port["port"] for rule in policy["egress"] for port in rule["ports"]}
+
+    assert set(chosen["values"]) == {"api", "chores", "worker"}
+    assert 4318 in open_ports
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
 def test_selectors_select_pods_that_are_there(overlay: str) -> None:
     every = [labels for labels, _ in pods(overlay)]
     for each in of_kind(overlay, "Service", "PodDisruptionBudget", "PodMonitor", "NetworkPolicy"):

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import httpx2
 import pynvml
 import pytest
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, enable_created_metrics, generate_latest
 from prometheus_client.parser import text_string_to_metric_families as parse
 from ulid import ULID
 
+import shared.metrics
 from api.promises import MOST, Promises
+from deploy.ports import free_port
 from shared.cgroup import MemoryGroup
 from shared.errors import JobNotFound, StoreUnavailable
 from shared.metrics import (
     CallMetrics,
     CardCollector,
     CardReading,
+    ChoresMetrics,
     HostCollector,
     Labelled,
     StoreCollector,
@@ -174,6 +179,28 @@ def test_a_hundred_workers_and_a_thousand_owners_fit_on_the_page():
     assert b'renderfarm_worker_state{model="m",state="busy",worker="gpu-node-0099-gpu0"}' in text
     assert text.count(b"renderfarm_owner_gpu_seconds_today{") == TOP_OWNERS + 1
     assert len(text) < API_PAGE_BYTES, len(text)
+
+
+def of_the_api(registry: CollectorRegistry) -> str:
+    return shared.metrics.page(registry, CollectorRegistry()).decode()
+
+
+def of_a_worker(registry: CollectorRegistry) -> str:
+    port = free_port("127.0.0.1")
+    shared.metrics.open_page("127.0.0.1", port, registry, logging.getLogger())
+    return httpx2.get(f"http://127.0.0.1:{port}/metrics").text
+
+
+@pytest.mark.parametrize("page_of", [of_the_api, of_a_worker])
+def test_a_page_has_no_second_series_for_each_counter(page_of):
+    enable_created_metrics()  # as the library has it
+    registry = CollectorRegistry()
+    ChoresMetrics(registry).ran("reap", 0.1, well=True)
+
+    text = page_of(registry)
+
+    assert "renderfarm_chore_runs_total{" in text
+    assert "_created" not in text
 
 
 def test_a_workers_page_is_small():
