@@ -36,6 +36,7 @@ def _onnx(entry: ModelEntry) -> tuple[tuple[bool, str], ...]:
             entry.compile != "off" or entry.profile is not None or entry.attention != "auto",
             "its provider compiles and chooses kernels: leave compile, profile and attention out",
         ),
+        (entry.fuse_qkv, "its provider fuses what it can: leave fuse_qkv out"),
         (
             entry.vae_tiling or entry.allow_tiling,
             "it decodes in one piece: leave vae_tiling and allow_tiling out",

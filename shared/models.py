@@ -59,6 +59,7 @@ class ModelEntry(BaseModel):
     warm_sizes: tuple[Annotated[str, Field(pattern=r"^[1-9][0-9]*x[1-9][0-9]*$")], ...] = ()
     preview_decoder: str = ""  # folder of an AutoencoderTiny such as TAESD3; empty: a fitted matrix
     attention: Literal["auto", "sdpa", "cudnn", "flash", "flash3", "efficient", "math"] = "auto"
+    fuse_qkv: bool = False  # takes no LoRAs then
     provider: Literal["auto", "cpu", "cuda", "tensorrt"] = "auto"  # of engine `onnx`
     allow_tiling: bool = False  # what it draws is marked, so it stays out of PIXEL_FIELDS
 
@@ -142,11 +143,13 @@ class ModelEntry(BaseModel):
         """Whether adapters can be hung into its transformer, and taken off again, as it is held.
 
         Refused by the library: storage in fp8, and hooks that move layer by layer. Frozen: CUDA
-        graphs and an ONNX graph. Never tried here for want of a card: fp8 and nf4.
+        graphs and an ONNX graph. Without the layers that a LoRA names: fused ones. Never tried here
+        for want of a card: fp8 and nf4.
         """
         held = self.precision not in ("fp8", "fp8-storage", "nf4")
         moves = self.placement != "sequential-offload"
-        return held and moves and self.engine == "diffusers" and self.compile != "full"
+        kept = held and moves and not self.fuse_qkv
+        return kept and self.engine == "diffusers" and self.compile != "full"
 
     def size_like(self, width: int, height: int) -> tuple[int, int]:
         """About as many pixels as the default size has, in the shape of `width` x `height`."""

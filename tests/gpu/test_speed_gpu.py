@@ -48,6 +48,23 @@ def test_every_kernel_of_a_card_draws_the_same(folder: Path, kernel: str) -> Non
     assert difference(picture.rgb, drawn(engine_of(folder)).rgb) < 6.0
 
 
+@pytest.mark.parametrize(
+    "held",
+    [
+        {"precision": "bf16"},
+        {"precision": "bf16", "placement": "sequential-offload"},
+        {"precision": "fp8"},
+        {"precision": "fp8", "compile": "regional"},
+    ],
+    ids=lambda held: "-".join(held.values()),
+)
+def test_fused_projections_draw_the_same(folder: Path, held: dict[str, str]) -> None:
+    fused = drawn(engine_of(folder, fuse_qkv=True, **held))
+
+    assert fused.profile["qkv"] == "fused"
+    assert difference(fused.rgb, drawn(engine_of(folder, **held)).rgb) < 6.0
+
+
 def test_no_step_makes_the_host_wait(folder: Path) -> None:
     engine = engine_of(folder)
     drawn(engine)

@@ -221,7 +221,10 @@ def test_without_a_file_nothing_is_said(tmp_path: Path, caplog: pytest.LogCaptur
 
 def test_every_other_setup_has_another_file(tmp_path: Path, monkeypatch: Any) -> None:
     entry = entry_of(compile="full")
-    changes = [{}, {"compile": "regional"}, {"warm_sizes": ("96x64",)}, {"attention": "math"}]
+    changes: list[dict[str, Any]] = [
+        {}, {"compile": "regional"}, {"warm_sizes": ("96x64",)}, {"attention": "math"},
+        {"fuse_qkv": True},
+    ]  # fmt: skip
     files = {kernels_of(entry.model_copy(update=one), tmp_path, "cpu").file for one in changes}
     monkeypatch.setattr("worker.loading.kernels.version", lambda name: "another")
     files.add(kernels_of(entry, tmp_path, "cpu").file)

@@ -83,6 +83,7 @@ def test_one_file_has_one_name(tmp_path: Path) -> None:
         ({"compile": "regional"}, True),
         ({"placement": "model-offload"}, True),
         ({"compile": "full"}, False),
+        ({"fuse_qkv": True}, False),
         ({"placement": "sequential-offload"}, False),
         ({"precision": "fp8-storage"}, False),
         ({"precision": "fp8"}, False),

@@ -32,6 +32,7 @@ def entry(**changes: Any) -> ModelEntry:
         ({"compile": "regional"}, "leave compile"),
         ({"profile": "fast"}, "leave compile, profile"),
         ({"attention": "cudnn"}, "attention out"),
+        ({"fuse_qkv": True}, "leave fuse_qkv out"),
         ({"vae_tiling": True}, "leave vae_tiling"),
         ({"allow_tiling": True}, "allow_tiling out"),
         ({"skip_layers": (7, 8)}, "leave skip_layers out"),

@@ -155,6 +155,11 @@ def test_memory_that_others_hold_counts_for_auto_only() -> None:
         ({"placement": "sequential-offload", "compile": "regional"}, card(8), "compile to off"),
         ({"placement": "group-offload", "compile": "regional"}, card(8), "compile to off"),
         ({"placement": "model-offload", "compile": "full"}, card(8), "keeps addresses"),
+        (
+            {"fuse_qkv": True, "precision": "int8"},
+            None,
+            "fuse_qkv joins weights of .*, not of int8",
+        ),
         ({"attention": "cudnn"}, None, "attention cudnn needs a GPU"),
         ({"attention": "flash3"}, None, "attention flash3 needs a GPU"),
         ({"attention": "flash3"}, card(80, HOPPER), "built by hand"),

@@ -62,6 +62,8 @@ def numeric_profile(entry: ModelEntry, place: str) -> dict[str, str]:
         "diffusers": diffusers.__version__,
         "transformers": transformers.__version__,
     }
+    if entry.fuse_qkv:
+        profile["qkv"] = "fused"
     if place == "cpu":
         return profile | {"threads": str(torch.get_num_threads())}
     cudnn: Any = torch.backends.cudnn

@@ -20,6 +20,7 @@ from shared.settings import Settings
 from worker.engines.attention import attention_of
 from worker.engines.diffusers_sd3 import DiffusersSD3
 from worker.engines.dtypes import DTYPES
+from worker.engines.joint import fuse
 from worker.engines.loras import Loras
 from worker.loading import compiling, lora_source
 from worker.loading.card import Card
@@ -117,6 +118,8 @@ def _read(found: _Found, device: str, report: Report) -> Any:
     """The pipeline with its weights in their place."""
     try:
         pipe = read(found.folder, found.entry, device, report)
+        if found.entry.fuse_qkv:
+            fuse(pipe.transformer)
         with step("place", report):
             place(pipe, found.entry, device)
     except torch.OutOfMemoryError as error:

@@ -35,7 +35,7 @@ LIBRARIES = ("torch", "diffusers", "onnx", "onnxscript")
 READABLE = 0o644
 # What an exported entry says of its own weights, and what a graph cannot do.
 ITS_OWN = {
-    "revision", "aliases", "gguf_file", "profile", "placement", "compile", "attention",
+    "revision", "aliases", "gguf_file", "profile", "placement", "compile", "attention", "fuse_qkv",
     "vae_tiling", "allow_tiling", "skip_layers", "skip_layer_start", "skip_layer_stop",
     "skip_layer_guidance", "preset",
 }  # fmt: skip

@@ -20,7 +20,7 @@ log = logging.getLogger("farm.worker")
 # What a kernel depends on beside the model and the card.
 PACKAGES = ("torch", "triton", "diffusers", "torchao", "renderfarm")
 # Fields that decide what is compiled.
-FIELDS = ("digest", "compile", "attention", "placement", "sizes_to_warm")
+FIELDS = ("digest", "compile", "attention", "fuse_qkv", "placement", "sizes_to_warm")
 
 
 @dataclass(slots=True)

@@ -17,6 +17,7 @@ _TORCHAO, _BNB = "torchao", "bitsandbytes"
 _LAYER_BY_LAYER = ("group-offload", "sequential-offload")
 _MOVES_DRAWING = ("model-offload", *_LAYER_BY_LAYER)
 _RESTS_ON_HOST = ("text-offload", *_MOVES_DRAWING)
+_JOINED = ("fp32", "bf16", "fp16", "fp8")
 
 
 def refuse_impossible(entry: ModelEntry, card: Card | None) -> None:
@@ -119,6 +120,12 @@ def _attention(entry: ModelEntry, card: Card | None) -> str | None:
     return None
 
 
+def _fused(entry: ModelEntry, _card: Card | None) -> str | None:
+    if entry.fuse_qkv and entry.precision not in _JOINED:
+        return f"fuse_qkv joins weights of {', '.join(_JOINED)}, not of {entry.precision}: leave it out"
+    return None
+
+
 def _told(card: Card | None) -> str:
     if card is None:
         return "a CPU"
@@ -127,4 +134,5 @@ def _told(card: Card | None) -> str:
 
 RULES: tuple[Rule, ...] = (
     _profile_alone, _gguf, _installed, _fp8, _nf4, _offload, _sequential, _compile, _attention,
+    _fused,
 )  # fmt: skip
