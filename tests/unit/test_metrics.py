@@ -101,6 +101,7 @@ def test_the_queue_is_told_by_model_and_priority_and_in_device_seconds():
     assert value(text, "renderfarm_queue_renders", **high) == 2
     assert value(text, "renderfarm_backlog_gpu_seconds", model=high["model"]) == 1.5 * (2 * 2 + 8)
     assert value(text, "renderfarm_backlog_gpu_seconds", model="idle") == 0
+    assert value(text, "renderfarm_gpu_seconds_total", model="idle") == 0
     assert value(text, "renderfarm_gpu_seconds_total", model=high["model"]) == 3.0
 
 
