@@ -47,7 +47,7 @@ def page(own: CollectorRegistry, farm_wide: CollectorRegistry) -> bytes:
     They share where PROMETHEUS_MULTIPROC_DIR names a folder, which must be there before they start
     and should be empty then.
     """
-    disable_created_metrics()  # a series more for each counter, which nobody reads
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each counter, which nobody reads
     folder = shared_metrics_dir()
     if folder:
         forget_the_dead(folder)
@@ -78,7 +78,7 @@ def open_page(
     """
     if port is None:
         return
-    disable_created_metrics()
+    disable_created_metrics()  # type: ignore[no-untyped-call]
     try:
         start_http_server(port, host, registry)
     except OSError as error:
