@@ -52,20 +52,20 @@ class _Counted:
         self._metrics = metrics
 
     def __getattr__(self, operation: str) -> Any:
-        method = getattr(self._store, operation)
-        if not callable(method):
-            return method
-        call = self._call(operation, method)
-        setattr(self, operation, call)  # asked once
+        found = getattr(self._store, operation)
+        if not callable(found):
+            return found
+        call = self._call(operation)
+        setattr(self, operation, call)  # made once
         return call
 
-    def _call(self, operation: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    def _call(self, operation: str) -> Callable[..., Any]:
         self._metrics.errors.labels(self._name, operation)  # 0, so that a rate sees the first come
 
         def call(*args: Any, **options: Any) -> Any:
             begun = time.perf_counter()
             try:
-                answer = method(*args, **options)
+                answer = getattr(self._store, operation)(*args, **options)
             except Exception as error:
                 self._note(operation, begun, error)
                 raise

@@ -24,6 +24,7 @@ NO_JOB = Failure(code="render_error", message="no")
 # What the farm knows of itself; everything else belongs to jobs and must end with them.
 OF_THE_FARM = (
     "farm:totals", "farm:serial", "farm:pools", "farm:vtime:", "farm:flows:", "farm:pace:", "render.",
+    "farm:worked_ms", "farm:deaths",
 )  # fmt: skip
 
 LISTS = ("farm:poison", "farm:jobs")  # the chores take out what has expired
