@@ -127,8 +127,8 @@ def test_nothing_of_a_job_stays_for_ever(farm: Farm, end) -> None:
     wait_until(lambda: farm.gone(order.job.id), 5.0)
     farm.store.reconcile()
     left = {key.rpartition(":")[0] for key in farm.ttls() if key != "farm:poison"}
-    # An hour or a day, then gone; a death belongs to its slot.
-    assert left <= {"farm:render", "farm:token", "farm:idem:alice", "farm:death"}
+    # An hour, a day or two, then gone; a death belongs to its slot, what was spent to its day.
+    assert left <= {"farm:render", "farm:token", "farm:idem:alice", "farm:death", "farm:spent"}
     assert farm.store.stats().pools[0].pending == 0
 
 
