@@ -53,6 +53,7 @@ def check(farm: ScaledFarm, most: int) -> None:
     assert farm.metric("renderfarm_store_total", 'outcome="lost"') == 0
 
 
+@pytest.mark.slow
 def test_workers_come_for_a_burst_and_go_without_losing_a_render(
     parts: Parts, http: httpx2.Client
 ) -> None:
