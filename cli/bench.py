@@ -70,9 +70,12 @@ def gpu(budget_minutes: float, folder: Path | None, into: Path | None, **asked: 
     Exit codes:
       0    at least one variant was measured
       1    none was
+      2    wrong usage: also without a GPU, --tiny or --model
     """
     from worker.bench.run import measured
 
+    if not asked["tiny"] and not asked["model"]:
+        _need_card(asked["device"])
     plan, rows = _plan(**asked), []
     with tempfile.TemporaryDirectory(prefix="renderfarm-bench-", dir=folder) as aside:
         for row in measured(plan, Path(aside), 60 * budget_minutes, _say):
@@ -82,6 +85,16 @@ def gpu(budget_minutes: float, folder: Path | None, into: Path | None, **asked: 
     show(rows)
     if not any("s_p50" in row for row in rows):
         raise NothingMeasured
+
+
+def _need_card(device: str) -> None:
+    from worker.loading.devices import pick_device
+
+    if pick_device(device) == "cpu":
+        raise click.UsageError(
+            "SD3.5 at its true size needs a GPU, and there is none here: --tiny --device cpu is a "
+            "dry run, --model NAME takes a model of models.toml with its own weights"
+        )
 
 
 def _plan(

@@ -17,7 +17,7 @@ from cli.main import main
 from shared.flops import Mmdit
 from worker.bench import child, made
 from worker.bench.child import rows_of
-from worker.bench.plan import NAIVE, SHAPES, VARIANTS, Plan, Run
+from worker.bench.plan import NAIVE, SHAPES, Plan, Run
 from worker.bench.watch import watched
 from worker.loading.networks import Dimensions
 
@@ -176,12 +176,15 @@ def test_the_command_runs_them_in_processes_and_tells_the_rows(tmp_path: Path) -
 
 def test_rows_are_lines_of_json_and_nothing_measured_is_code_1(tmp_path: Path) -> None:
     into = tmp_path / "rows.jsonl"
-    words = "bench gpu --device cpu --px 64 --no-ceilings --shape turbo --budget-minutes 0.05"
+    words = (
+        "bench gpu --tiny --device cpu --px 64 --no-ceilings --shape turbo --budget-minutes 0.05"
+    )
 
-    done = CliRunner().invoke(main, [*words.split(), "--json", str(into)])
+    options = ["--variant", impossible, "--json", str(into)]
+    done = CliRunner().invoke(main, [*words.split(), *options])
 
     assert done.exit_code == 1
     rows = [json.loads(line) for line in into.read_text().splitlines()]
-    assert [row["variant"] for row in rows] == list(VARIANTS)
+    assert [row["variant"] for row in rows] == [impossible]
     assert all(row["error"] for row in rows)
     assert "No variant could be measured" in done.stderr

@@ -178,3 +178,11 @@ def test_a_model_of_its_own_goes_without_a_shape() -> None:
 
     assert done.exit_code == 2
     assert "leave out --shape and --tiny" in done.output
+
+
+def test_without_a_gpu_it_says_at_once_what_can_be_measured() -> None:
+    done = CliRunner().invoke(main, ["bench", "gpu", "--device", "cpu"])
+
+    assert done.exit_code == 2
+    assert "needs a GPU" in done.output
+    assert "--tiny --device cpu" in done.output
