@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
-
-import redis
+from typing import cast
 
 from shared.errors import JobNotFound
 from shared.jobs import Job
 from shared.keys import KEYS
 from shared.store import codec
 from shared.store.faults import translated
+from shared.store.redis_scripts import RedisScripts
 from shared.store.values import Moved
 
 BATCH = 200
 
 
-class RedisAttendance:
+class RedisAttendance(RedisScripts):
     """Part of RedisJobStore; see shared/store/port.py."""
-
-    _redis: redis.Redis
-
-    def _run(self, script: str, *args: str | float) -> Any:
-        raise NotImplementedError
 
     @translated
     def attend(self, job_id: str, client: str, gone_s: float) -> None:

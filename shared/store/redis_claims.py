@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from shared.store.faults import translated
+from shared.store.redis_scripts import RedisScripts
 from shared.store.values import Cause
 
 
-class RedisClaims:
+class RedisClaims(RedisScripts):
     """Part of RedisJobStore; see shared/store/port.py."""
-
-    def _run(self, script: str, *args: str | float) -> Any:
-        raise NotImplementedError
 
     @translated
     def revoke(self, token: str, *, cause: Cause = "worker_lost", detail: str = "") -> str | None:

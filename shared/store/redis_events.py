@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from typing import Any
 
 from shared.events import Event, read_event, split_id
 from shared.store.faults import translated
+from shared.store.redis_scripts import RedisScripts
 from shared.store.values import Pulse
 
 
-class RedisEvents:
+class RedisEvents(RedisScripts):
     """Part of RedisJobStore; see shared/store/port.py."""
-
-    def _run(self, script: str, *args: str | float) -> Any:
-        raise NotImplementedError
 
     @translated
     def events(self, job_id: str, after: str | None) -> list[Event] | None:

@@ -4,29 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import Any
-
-import redis
-from redis.commands.core import Script
 
 from shared.errors import JobNotFinished, JobNotFound
 from shared.jobs import Job, StoredResult
 from shared.store import codec
 from shared.store.faults import translated
 from shared.store.queries import Forecast, Gathering, JobPage, JobQuery, Owned, came_at
-from shared.store.scripts import StoreConfig
+from shared.store.redis_scripts import RedisScripts
 from shared.store.values import WEIGHTS, Submission
 
 
-class RedisIndex:
+class RedisIndex(RedisScripts):
     """Part of RedisJobStore; see shared/store/port.py."""
-
-    _redis: redis.Redis
-    _scripts: dict[str, Script]
-    _config: StoreConfig
-
-    def _run(self, script: str, *args: str | float) -> Any:
-        raise NotImplementedError
 
     @translated
     def jobs(self, query: JobQuery) -> JobPage:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any, cast
 
-import redis
-
 from shared.keys import KEYS
 from shared.store.faults import translated
 from shared.store.outbox import (
@@ -19,15 +17,11 @@ from shared.store.outbox import (
     State,
     outcome,
 )
+from shared.store.redis_scripts import RedisScripts
 
 
-class RedisOutbox:
+class RedisOutbox(RedisScripts):
     """Part of RedisJobStore; see shared/store/outbox.py."""
-
-    _redis: redis.Redis
-
-    def _run(self, script: str, *args: str | float) -> Any:
-        raise NotImplementedError
 
     @translated
     def claim_deliveries(self, token: str, most: int, lease_s: float) -> list[Delivery]:

@@ -7,14 +7,12 @@ from typing import Any
 
 from shared.store.faults import translated
 from shared.store.queries import Backlog, LaneLoad, OwnerLoad, PoolLoad
+from shared.store.redis_scripts import RedisScripts
 from shared.store.values import WEIGHTS
 
 
-class RedisQueue:
+class RedisQueue(RedisScripts):
     """Part of RedisJobStore; see shared/store/port.py."""
-
-    def _run(self, script: str, *args: str | float) -> Any:
-        raise NotImplementedError
 
     @translated
     def backlog(self, pools: Sequence[str], owner: str | None = None) -> Backlog:

@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any, cast
 
 import redis
-from redis.commands.core import Script
 
 from shared.errors import JobFinished, JobNotFound
 from shared.jobs import Failure, Job, RenderSpec
@@ -23,7 +22,7 @@ from shared.store.redis_events import RedisEvents
 from shared.store.redis_index import RedisIndex
 from shared.store.redis_outbox import RedisOutbox
 from shared.store.redis_queue import RedisQueue
-from shared.store.scripts import SCRIPTS, StoreConfig, source
+from shared.store.scripts import StoreConfig
 from shared.store.server import look
 from shared.store.values import (
     WEIGHTS,
@@ -54,16 +53,8 @@ class RedisJobStore(RedisAttendance, RedisClaims, RedisEvents, RedisIndex, Redis
     """See shared/store/port.py. Thread-safe."""
 
     def __init__(self, client: redis.Redis, config: StoreConfig) -> None:
-        self._redis = client
-        self._config = config
-        self._scripts = {name: self._script(name) for name in SCRIPTS}
+        super().__init__(client, config)
         self._durable = Durable(client, config.durability, config.durable_replicas)
-
-    def _script(self, name: str) -> Script:
-        return self._redis.register_script(source(name, self._config))
-
-    def _run(self, script: str, *args: str | float) -> Any:
-        return self._scripts[script](args=args)
 
     @_translated
     def submit(self, submission: Submission) -> Submitted:

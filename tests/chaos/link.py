@@ -6,6 +6,7 @@ import asyncio
 import socket
 import struct
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -51,7 +52,7 @@ class Link:
             self.to_server.close()
 
 
-class Proxy:
+class Proxy(ABC):
     """Listens on a loopback port of its own from construction on; `close` resets what is open.
 
     A subclass says in `_serve` what happens to one link. Methods that other threads call go
@@ -108,8 +109,9 @@ class Proxy:
         finally:
             self.links.discard(link)
 
+    @abstractmethod
     def _serve(self, link: Link) -> Awaitable[None]:
-        raise NotImplementedError
+        """What happens to one link; done when it ends."""
 
 
 def process_behind(port: int, proxy_port: int) -> psutil.Process | None:
